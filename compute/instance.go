@@ -1,0 +1,79 @@
+// Package compute says what a tenant's machines are: flavors, instances and
+// their states, hosts, leases, and where a new instance fits.
+//
+// It owns what is wanted (the desired state) and what was observed; it never
+// touches a hypervisor, a database or a price.
+//
+// Invariants:
+//   - What is wanted changes only by an order (tenant, operator, dunning) or by
+//     a guest that powers itself off; what is observed never overwrites it.
+//   - One instance is never granted to two hosts: a placement is a lease with a number.
+//   - A host's granted capacity never exceeds what it offers.
+package compute
+
+import (
+	"time"
+
+	"github.com/usance/usance/metering"
+)
+
+// Flavor is a size on offer.
+type Flavor struct {
+	Name      string `json:"name"`
+	VCPUs     int    `json:"vcpus"`
+	MemoryMiB int64  `json:"memory_mib"`
+	DiskMiB   int64  `json:"disk_mib"`
+}
+
+// Power is what a tenant wants of an instance.
+type Power string
+
+// What can be wanted.
+const (
+	PowerRunning Power = "running"
+	PowerStopped Power = "stopped"
+	PowerDeleted Power = "deleted"
+)
+
+// State is what an instance was observed to be.
+type State string
+
+// The states of an instance. Unknown is shown while its host cannot be reached.
+const (
+	StatePending  State = "pending"
+	StateStarting State = "starting"
+	StateRunning  State = "running"
+	StatePaused   State = "paused"
+	StateStopping State = "stopping"
+	StateStopped  State = "stopped"
+	StateFailed   State = "failed"
+	StateDeleted  State = "deleted"
+	StateUnknown  State = "unknown"
+)
+
+// Reasons why what is wanted is what it is.
+const (
+	ReasonTenant   = "tenant"   // the tenant ordered it
+	ReasonGuest    = "guest"    // the guest powered itself off
+	ReasonUnpaid   = "unpaid"   // dunning stopped it
+	ReasonOperator = "operator" // the hosting provider ordered it
+)
+
+// Instance is a VM of a tenant.
+type Instance struct {
+	ID         metering.InstanceID
+	Tenant     metering.TenantID
+	Name       string
+	Flavor     string
+	Image      string
+	Desired    Power
+	Reason     string           // why Desired is what it is
+	Generation uint64           // rises with every order
+	Start      metering.StartNo // rises when an order turns it on; 0 before the first
+	Host       metering.HostID  // of the present lease
+	Lease      metering.LeaseNo
+	State      State
+	Since      time.Time // when State became so, by the host's clock corrected to the server's
+	Error      string    // what the host said went wrong, while State is failed
+	Created    time.Time
+}

@@ -1,0 +1,67 @@
+package metering
+
+import (
+	"fmt"
+	"time"
+)
+
+// SlotLength is the length of a slot. Hours, days and months of every time zone
+// are made of whole slots.
+const SlotLength = 5 * time.Minute
+
+// SlotOf is the end of the slot that the instant lies in. A slot is (start, end],
+// since a reading describes the time up to and including its instant: an instant
+// on a boundary belongs to the slot that ends there.
+func SlotOf(at time.Time) time.Time {
+	at = at.UTC()
+	end := at.Truncate(SlotLength)
+	if end.Equal(at) {
+		return end
+	}
+	return end.Add(SlotLength)
+}
+
+// Window is a span of UTC time, half-open. As a window of usage it holds the
+// growth of registers from Start to End: readings with Start < time ≤ End.
+type Window struct {
+	Start, End time.Time
+}
+
+// Check reports an error unless End is after Start.
+func (w Window) Check() error {
+	if !w.End.After(w.Start) {
+		return fmt.Errorf("window %s: the end is not after the start", w)
+	}
+	return nil
+}
+
+// String is "start/end" in RFC 3339.
+func (w Window) String() string {
+	return w.Start.UTC().Format(time.RFC3339) + "/" + w.End.UTC().Format(time.RFC3339)
+}
+
+// Length is End − Start.
+func (w Window) Length() time.Duration { return w.End.Sub(w.Start) }
+
+// Overlap is the part both windows share; ok is false when there is none.
+func (w Window) Overlap(o Window) (both Window, ok bool) {
+	both = w
+	if o.Start.After(both.Start) {
+		both.Start = o.Start
+	}
+	if o.End.Before(both.End) {
+		both.End = o.End
+	}
+	return both, both.End.After(both.Start)
+}
+
+// Month is the billing month in zone that the usage of the instant before end
+// lies in: month starts at local midnight of the first. Month(t) holds t when t
+// is the month's first instant.
+func Month(t time.Time, zone *time.Location) Window {
+	l := t.In(zone)
+	return Window{
+		Start: time.Date(l.Year(), l.Month(), 1, 0, 0, 0, 0, zone).UTC(),
+		End:   time.Date(l.Year(), l.Month()+1, 1, 0, 0, 0, 0, zone).UTC(),
+	}
+}
