@@ -1,0 +1,196 @@
+package portal
+
+import (
+	"time"
+
+	"github.com/usance/usance/metering"
+)
+
+// The JSON of /api/v1. Unsigned 64-bit numbers and money are strings, so that no
+// client rounds them; times are RFC 3339 in UTC. Lists are {items, next}: next is
+// the value of ?after= for the following page, absent on the last.
+
+// List is one page of a list.
+type List[T any] struct {
+	Items []T    `json:"items"`
+	Next  string `json:"next,omitempty"`
+}
+
+// Money is an amount with its currency, such as {"12.34","EUR"}.
+type Money struct {
+	Amount   string `json:"amount"`
+	Currency string `json:"currency"`
+}
+
+// InstanceJSON is a VM as its tenant sees it.
+type InstanceJSON struct {
+	ID        metering.InstanceID `json:"id"`
+	Name      string              `json:"name"`
+	Flavor    string              `json:"flavor"`
+	Image     string              `json:"image"`
+	Host      metering.HostID     `json:"host"`
+	Desired   string              `json:"desired"`
+	Reason    string              `json:"reason"` // why it is desired so
+	State     string              `json:"state"`
+	Since     time.Time           `json:"since"`
+	Address   string              `json:"address,omitempty"`
+	Error     string              `json:"error,omitempty"`
+	Registers map[string]string   `json:"registers"` // summed over the instance's epochs
+	ReadAt    *time.Time          `json:"read_at"`   // of the newest reading; null: none yet
+	Accrued   *Money              `json:"accrued"`   // not yet invoiced; null when it could not be computed
+	Created   time.Time           `json:"created"`
+}
+
+// CreateInstance is the body of POST /api/v1/instances. An Idempotency-Key
+// header makes a repeated request answer with the first one's instance.
+type CreateInstance struct {
+	Name     string   `json:"name"`
+	Flavor   string   `json:"flavor"`
+	Image    string   `json:"image"`
+	SSHKeys  []string `json:"ssh_keys,omitempty"`
+	UserData string   `json:"user_data,omitempty"`
+}
+
+// ReadingJSON is one reading of one epoch.
+type ReadingJSON struct {
+	Epoch     metering.EpochID  `json:"epoch"`
+	At        time.Time         `json:"at"`
+	Received  time.Time         `json:"received"`
+	Registers map[string]string `json:"registers"`
+}
+
+// UsageJSON is the quantity of one meter of one resource.
+type UsageJSON struct {
+	Resource metering.ResourceID `json:"resource"`
+	Meter    metering.Meter      `json:"meter"`
+	Start    time.Time           `json:"start"`
+	End      time.Time           `json:"end"`
+	Quantity string              `json:"quantity"` // base units
+	Unit     string              `json:"unit"`
+}
+
+// AccruedJSON is what a tenant owes so far and is not yet invoiced.
+type AccruedJSON struct {
+	Amount    string         `json:"amount"`
+	Currency  string         `json:"currency"`
+	AsOf      time.Time      `json:"as_of"`
+	Credit    string         `json:"credit"` // what may still be spent
+	Resources []AccruedShare `json:"resources"`
+}
+
+// AccruedShare is one resource's part.
+type AccruedShare struct {
+	Resource metering.ResourceID `json:"resource"`
+	Amount   string              `json:"amount"`
+}
+
+// FlavorJSON is a size on offer with its price per hour where one can be said.
+type FlavorJSON struct {
+	Name      string `json:"name"`
+	VCPUs     int    `json:"vcpus"`
+	MemoryMiB int64  `json:"memory_mib"`
+	DiskMiB   int64  `json:"disk_mib"`
+	Hourly    *Money `json:"hourly,omitempty"`
+}
+
+// InvoiceJSON is an issued invoice.
+type InvoiceJSON struct {
+	Number   string            `json:"number"`
+	Tenant   metering.TenantID `json:"tenant"`
+	Issued   time.Time         `json:"issued"`
+	Start    time.Time         `json:"period_start"`
+	End      time.Time         `json:"period_end"` // the cut
+	Currency string            `json:"currency"`
+	Lines    []InvoiceLineJSON `json:"lines,omitempty"` // absent in lists
+	Net      string            `json:"net"`
+	Tax      string            `json:"tax"`
+	Gross    string            `json:"gross"`
+	Credit   string            `json:"credit_applied"`
+	Due      string            `json:"due"`
+}
+
+// InvoiceLineJSON is one line item: quantity × price − allowance = exact, less
+// what earlier cuts of the same period billed, rounded once to amount.
+type InvoiceLineJSON struct {
+	Description string `json:"description"`
+	Rate        string `json:"rate"`
+	Meter       string `json:"meter"`
+	Quantity    string `json:"quantity"`
+	Unit        string `json:"unit"`
+	Price       string `json:"price"`  // per unit
+	Exact       string `json:"exact"`  // before rounding, of the whole period so far
+	Billed      string `json:"billed"` // what earlier cuts of the period billed of it
+	Amount      string `json:"amount"`
+}
+
+// Problem is an error as RFC 9457 has it, with a code for programs.
+type Problem struct {
+	Type   string `json:"type"`
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Code   string `json:"code"`
+	Detail string `json:"detail"`
+}
+
+// The operator's part, under /api/v1/operator, with the operator's token.
+
+// PublishedPlan answers POST /operator/plans, whose body is the plan's YAML. A
+// plan equal to the newest version is not published again.
+type PublishedPlan struct {
+	Plan      string   `json:"plan"`
+	Version   int      `json:"version"`
+	Effective string   `json:"effective"` // day
+	Warnings  []string `json:"warnings,omitempty"`
+}
+
+// CreateTenant is the body of POST /operator/tenants: a tenant with its owner.
+type CreateTenant struct {
+	Name     string `json:"name"`
+	Email    string `json:"email"`
+	Password string `json:"password"`
+	Plan     string `json:"plan"`
+	Currency string `json:"currency"`
+	Zone     string `json:"zone"` // billing zone, such as Europe/Berlin
+}
+
+// TenantJSON is a tenant as the operator sees it; GET /operator/tenants?email= finds it.
+type TenantJSON struct {
+	ID       metering.TenantID `json:"id"`
+	Name     string            `json:"name"`
+	Email    string            `json:"email"`
+	Plan     string            `json:"plan"`
+	Currency string            `json:"currency"`
+	Zone     string            `json:"zone"`
+}
+
+// GrantCredit is the body of POST /operator/tenants/{id}/credit: promotional
+// credit. The key makes a repeated request grant once.
+type GrantCredit struct {
+	Amount  string     `json:"amount"`
+	Key     string     `json:"key"`
+	Expires *time.Time `json:"expires,omitempty"`
+}
+
+// TokenJSON answers POST /operator/tenants/{id}/tokens and POST /operator/hosts/tokens.
+type TokenJSON struct {
+	Token   string     `json:"token"`
+	Expires *time.Time `json:"expires,omitempty"`
+}
+
+// ClosingJSON answers POST /operator/tenants/{id}/closings: a cut on demand.
+type ClosingJSON struct {
+	Cut     time.Time    `json:"cut"`
+	Invoice *InvoiceJSON `json:"invoice"` // null: nothing to bill
+}
+
+// HostJSON is a host as the operator sees it.
+type HostJSON struct {
+	ID        metering.HostID `json:"id"`
+	Name      string          `json:"name"`
+	State     string          `json:"state"`
+	Seen      *time.Time      `json:"seen"`
+	VCPUs     int             `json:"vcpus"`
+	MemoryMiB int64           `json:"memory_mib"`
+	DiskMiB   int64           `json:"disk_mib"`
+	VCPUsUsed int             `json:"vcpus_used"`
+}
