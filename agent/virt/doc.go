@@ -1,0 +1,23 @@
+// Package virt is the agent's hypervisor on libvirt: it makes QEMU domains of
+// instances, reads their counters, tells how they end and removes them.
+//
+// It owns the domains that carry our metadata, and the folder of each under
+// DataDir/instances. It never touches another domain, and it never decides what
+// should run: the agent does.
+//
+// Invariants:
+//   - A domain's name is its instance's id, its UUID follows from that id, and
+//     its metadata holds the lease and start it was last started under.
+//   - Domains are persistent, so that one whose QEMU was killed is still listed,
+//     with the reason; libvirtd may die and come back at any time, guests stay.
+//   - A counter that could not be read is nil. Counters of shut-off domains are
+//     never read: libvirt 9 reports its own CPU time for them.
+//   - A QEMU that does not answer holds up nobody but itself: bulk calls do not
+//     wait for it (NOWAIT), and every call ends with its context.
+//
+// Metadata was preferred to a file of our own beside each domain: libvirt writes
+// it in the same step as the domain, so that they cannot disagree.
+//
+// This is the only package of the module that needs cgo (libvirt-dev to build,
+// libvirt.so.0 to run).
+package virt
