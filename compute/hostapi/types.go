@@ -60,11 +60,7 @@ type RenewResponse struct {
 }
 
 // Capacity is what a host offers to instances.
-type Capacity struct {
-	VCPUs     int   `json:"vcpus"`
-	MemoryMiB int64 `json:"memory_mib"`
-	DiskMiB   int64 `json:"disk_mib"`
-}
+type Capacity = compute.Capacity
 
 // Desired is everything that should be on one host.
 type Desired struct {
@@ -139,18 +135,7 @@ type SpoolStat struct {
 }
 
 // ObservedInstance is one instance as it is.
-type ObservedInstance struct {
-	ID         metering.InstanceID `json:"id"`
-	Generation uint64              `json:"generation"` // the newest order this state already answers
-	Lease      metering.LeaseNo    `json:"lease"`
-	Start      metering.StartNo    `json:"start"`
-	State      compute.State       `json:"state"`
-	Since      time.Time           `json:"since"`
-	// GuestOff says that State is stopped because the guest powered itself off.
-	GuestOff bool   `json:"guest_off,omitempty"`
-	Address  string `json:"address,omitempty"`
-	Error    string `json:"error,omitempty"`
-}
+type ObservedInstance = compute.Observation
 
 // EpochsResponse is what the control plane has of this host's epochs that may
 // still run: an agent without state starts from it and never goes below.
