@@ -1,0 +1,216 @@
+package money
+
+import (
+	"math/big"
+	"math/bits"
+
+	"github.com/usance/usance/metering"
+)
+
+// Fraction is an exact rational number: a charge in currency units before
+// rounding, or a quantity in the unit of a price. The zero value is 0. Values
+// are immutable; compare them with Cmp, since one number has many forms.
+type Fraction struct {
+	negative bool
+	hi, lo   uint64   // numerator, 128 bits
+	den      uint64   // denominator; 0 stands for 1
+	large    *big.Rat // where not nil, the value, and the rest is unused
+}
+
+// Frac is num ÷ den. It panics when den is not positive: denominators are
+// units and month lengths, checked where they are read.
+func Frac(num, den int64) Fraction {
+	if den <= 0 {
+		panic("money: a denominator that is not positive")
+	}
+	if num < 0 {
+		return Fraction{negative: true, lo: -uint64(num), den: uint64(den)}
+	}
+	return Fraction{lo: uint64(num), den: uint64(den)}
+}
+
+// FracOf is the quantity × num ÷ den, where the quantity counts its
+// thousandths as whole: FracOf(q, 1, 1000) is q in base units.
+func FracOf(q metering.Quantity, num, den uint64) Fraction {
+	if den == 0 {
+		panic("money: a denominator of 0")
+	}
+	if g := gcd(num, den); g > 1 {
+		num, den = num/g, den/g
+	}
+	if hi, lo, ok := mul128(q.Hi, q.Lo, num); ok {
+		return Fraction{hi: hi, lo: lo, den: den}
+	}
+	n := q.Big()
+	n.Mul(n, new(big.Int).SetUint64(num))
+	return Fraction{large: new(big.Rat).SetFrac(n, new(big.Int).SetUint64(den))}
+}
+
+func (f Fraction) denominator() uint64 {
+	if f.den == 0 {
+		return 1
+	}
+	return f.den
+}
+
+// Rat is the fraction as a big rational, which the caller may change.
+func (f Fraction) Rat() *big.Rat {
+	if f.large != nil {
+		return new(big.Rat).Set(f.large)
+	}
+	n := metering.Quantity{Hi: f.hi, Lo: f.lo}.Big()
+	if f.negative {
+		n.Neg(n)
+	}
+	return new(big.Rat).SetFrac(n, new(big.Int).SetUint64(f.denominator()))
+}
+
+// FracRat is the value of r.
+func FracRat(r *big.Rat) Fraction { return Fraction{large: new(big.Rat).Set(r)} }
+
+// Sign is −1, 0 or 1.
+func (f Fraction) Sign() int {
+	switch {
+	case f.large != nil:
+		return f.large.Sign()
+	case f.hi == 0 && f.lo == 0:
+		return 0
+	case f.negative:
+		return -1
+	}
+	return 1
+}
+
+// IsZero reports whether the fraction is 0.
+func (f Fraction) IsZero() bool { return f.Sign() == 0 }
+
+// Neg is −f.
+func (f Fraction) Neg() Fraction {
+	if f.large != nil {
+		return Fraction{large: new(big.Rat).Neg(f.large)}
+	}
+	f.negative = !f.negative
+	return f
+}
+
+// Add is f + g.
+func (f Fraction) Add(g Fraction) Fraction {
+	if f.IsZero() {
+		return g
+	}
+	if g.IsZero() {
+		return f
+	}
+	if a, b, ok := common(f, g); ok {
+		if sum, ok := addSame(a, b); ok {
+			return sum
+		}
+	}
+	return Fraction{large: f.Rat().Add(f.Rat(), g.Rat())}
+}
+
+// Sub is f − g.
+func (f Fraction) Sub(g Fraction) Fraction { return f.Add(g.Neg()) }
+
+// Mul is f × g.
+func (f Fraction) Mul(g Fraction) Fraction {
+	if f.IsZero() || g.IsZero() {
+		return Fraction{}
+	}
+	if f.large == nil && g.large == nil && f.hi == 0 && g.hi == 0 {
+		dh, dl := bits.Mul64(f.denominator(), g.denominator())
+		if dh == 0 {
+			hi, lo := bits.Mul64(f.lo, g.lo)
+			return Fraction{negative: f.negative != g.negative, hi: hi, lo: lo, den: dl}
+		}
+	}
+	return Fraction{large: f.Rat().Mul(f.Rat(), g.Rat())}
+}
+
+// Cmp is −1, 0 or 1 as f is less than, equal to or more than g.
+func (f Fraction) Cmp(g Fraction) int { return f.Sub(g).Sign() }
+
+// Min is the smaller of the two.
+func (f Fraction) Min(g Fraction) Fraction {
+	if g.Cmp(f) < 0 {
+		return g
+	}
+	return f
+}
+
+// common brings two fractions of 128 bits to one denominator; ok is false when
+// that does not fit.
+func common(f, g Fraction) (Fraction, Fraction, bool) {
+	if f.large != nil || g.large != nil {
+		return f, g, false
+	}
+	fd, gd := f.denominator(), g.denominator()
+	if fd == gd {
+		return f, g, true
+	}
+	k := gcd(fd, gd)
+	over, lcm := bits.Mul64(fd/k, gd)
+	if over != 0 {
+		return f, g, false
+	}
+	var fits, fits2 bool
+	f.hi, f.lo, fits = mul128(f.hi, f.lo, gd/k)
+	g.hi, g.lo, fits2 = mul128(g.hi, g.lo, fd/k)
+	f.den, g.den = lcm, lcm
+	return f, g, fits && fits2
+}
+
+// addSame adds two fractions of one denominator; ok is false beyond 128 bits.
+func addSame(f, g Fraction) (Fraction, bool) {
+	if f.negative == g.negative {
+		lo, c := bits.Add64(f.lo, g.lo, 0)
+		hi, c := bits.Add64(f.hi, g.hi, c)
+		f.hi, f.lo = hi, lo
+		return f, c == 0
+	}
+	if f.hi < g.hi || f.hi == g.hi && f.lo < g.lo {
+		f, g = g, f
+	}
+	lo, b := bits.Sub64(f.lo, g.lo, 0)
+	hi, _ := bits.Sub64(f.hi, g.hi, b)
+	f.hi, f.lo = hi, lo
+	return f, true
+}
+
+// mul128 is (hi, lo) × m; ok is false beyond 128 bits.
+func mul128(hi, lo, m uint64) (uint64, uint64, bool) {
+	over, top := bits.Mul64(hi, m)
+	carry, low := bits.Mul64(lo, m)
+	top, c := bits.Add64(top, carry, 0)
+	return top, low, over == 0 && c == 0
+}
+
+func gcd(a, b uint64) uint64 {
+	for b != 0 {
+		a, b = b, a%b
+	}
+	return a
+}
+
+// maxDecimals bounds Text: what has more decimals, or infinitely many, is
+// written as a quotient.
+const maxDecimals = 18
+
+// Text is the exact value: a decimal where one of at most 18 decimals exists
+// ("1.234"), else a reduced quotient ("2/3").
+func (f Fraction) Text() string {
+	r := f.Rat()
+	ten := big.NewInt(10)
+	pow := big.NewInt(1)
+	for n := 0; n <= maxDecimals; n++ {
+		if new(big.Int).Rem(pow, r.Denom()).Sign() == 0 {
+			return r.FloatString(n)
+		}
+		pow.Mul(pow, ten)
+	}
+	return r.RatString()
+}
+
+// Decimal is the value with at most the given number of decimals, half away
+// from zero: for people to read, never to compute with.
+func (f Fraction) Decimal(decimals int) string { return f.Rat().FloatString(decimals) }

@@ -1,0 +1,156 @@
+package rating
+
+import (
+	"time"
+
+	"github.com/usance/usance/metering"
+	"github.com/usance/usance/rating/money"
+)
+
+// Plan is one version of a price plan. It is made by planfile, which has
+// checked all that this package relies on, and never changes afterwards.
+type Plan struct {
+	Name      string
+	Currency  money.Currency
+	Zone      *time.Location // rules calendars and dates
+	Effective time.Time      // the first instant of the day it takes effect, in Zone; zero when not said
+	MidPeriod bool           // takes effect within a running period, which is split there
+	Flavors   []Flavor       // as ordered in the plan
+	Calendars []Calendar
+	Rates     []Rate // as ordered in the plan
+	Rounding  money.Rounding
+}
+
+// Flavor is a size on sale.
+type Flavor struct {
+	Name      string
+	VCPUs     int
+	MemoryMiB uint64
+	DiskMiB   uint64
+}
+
+// Rate is one price rule for one meter.
+type Rate struct {
+	ID          string
+	Meter       metering.Meter
+	Where       Where
+	Steps       []Step // at least one; only the last has no UpTo
+	Tiers       Tiers
+	Pool        Pool
+	Minimum     Span // per start; zero for none
+	Granularity Span // per start; zero for none
+	Included    Included
+	Cap         Cap
+	OnResize    OnResize
+}
+
+// Where says which usage a rate fits. An empty list fits every value; a list
+// fits each of its values.
+type Where struct {
+	Flavor, Image, Region, HostClass []string
+	Time                             []string // calendar names: the usage lies in one of them
+}
+
+// Step is one price, for usage up to a threshold.
+type Step struct {
+	UpTo Span // counted after included; zero in the last step
+	// Price in billionths of the currency unit for Count × Unit.
+	Nano  int64
+	Count uint64
+	Unit  Unit
+	Text  string // as written in the plan: "0.010 per GiB"
+}
+
+// Tiers says how steps work together.
+type Tiers uint8
+
+// Graduated prices each part of the usage in its own step; Volume prices all of
+// it in the step its total lies in; Package is Graduated by started price units.
+const (
+	Graduated Tiers = iota
+	Volume
+	Package
+)
+
+// Pool says over what a rate's usage is added before steps and cap.
+type Pool uint8
+
+// PoolResource rates each resource for itself, PoolTenant all of them together.
+const (
+	PoolResource Pool = iota
+	PoolTenant
+)
+
+// OnResize says what becomes of a cap and an allowance when a resource changes
+// its flavor within a period.
+type OnResize uint8
+
+// Prorate gives each flavor's rate its share, by running time; Restart gives
+// each the whole.
+const (
+	Prorate OnResize = iota
+	Restart
+)
+
+// Per says what an allowance is granted for.
+type Per uint8
+
+// PerPool grants an allowance once per pool, PerResource for each resource in
+// it, PerInstanceMonth for each month that instances of the pool ran, prorated.
+const (
+	PerPool Per = iota
+	PerResource
+	PerInstanceMonth
+)
+
+// Included is usage that costs nothing.
+type Included struct {
+	Amount Span // zero for none
+	Per    Per
+}
+
+// Cap bounds what a rate charges of one pool in a period: in money or in
+// usage. The zero value is no bound.
+type Cap struct {
+	Set   bool
+	Nano  int64 // billionths of the currency unit, where Units is zero
+	Units Span  // what is used beyond it costs nothing
+	Text  string
+}
+
+// Unit is a unit of a price: Num ÷ Den base units, times the seconds of the
+// billing month where Month is set.
+type Unit struct {
+	Name     string // as written in the plan: "GiB-month"
+	Num, Den uint64
+	Month    bool
+}
+
+// Span is a quantity as a plan states it: thousandths of a unit.
+type Span struct {
+	Thousandths uint64
+	Unit        Unit
+	Text        string // as written in the plan: "60 s"
+}
+
+// IsZero reports whether no quantity is stated.
+func (s Span) IsZero() bool { return s.Thousandths == 0 }
+
+// MayFall reports whether the rate's charge for a period can fall while usage
+// grows. An interim cut bills only the others.
+func (p *Plan) MayFall(r *Rate) bool {
+	return r.Tiers == Volume ||
+		r.Included.Per == PerInstanceMonth && !r.Included.Amount.IsZero() ||
+		r.Pool == PoolResource && r.OnResize == Prorate && (r.Cap.Set || !r.Included.Amount.IsZero()) && p.resizes(r)
+}
+
+// resizes reports whether usage of a resource that fits r can fit another rate
+// for the meter after a change of flavor.
+func (p *Plan) resizes(r *Rate) bool {
+	for i := range p.Rates {
+		if o := &p.Rates[i]; o.ID != r.ID && o.Meter == r.Meter && (len(o.Where.Flavor) > 0 || len(r.Where.Flavor) > 0) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,79 @@
+package rating
+
+import (
+	"github.com/usance/usance/metering"
+	"github.com/usance/usance/rating/money"
+)
+
+// Result is what a tenant's usage of one period costs under a plan, exact.
+type Result struct {
+	Plan    *Plan
+	Period  metering.Window
+	Charges []Charge // by resource, then in the plan's order of rates
+	Unrated []Unrated
+}
+
+// Charge is what the usage of one pool costs under one rate: Sum over Parts
+// minus Allowance each.
+type Charge struct {
+	Rate     *Rate
+	Resource metering.ResourceID // "" for a rate pooled over the tenant
+	Measured metering.Quantity
+	Billable metering.Quantity // after granularity and minimum
+	Included metering.Quantity // how much of Billable is free
+	Parts    []Part            // one per step that was reached; at least one
+	Exact    money.Fraction
+	Starts   []Start // how Billable came about, by resource and start
+}
+
+// Part is what one step contributes to a charge.
+type Part struct {
+	Step      int
+	Quantity  metering.Quantity
+	Exact     money.Fraction // quantity × price
+	Allowance money.Fraction // what the cap takes off; not negative
+}
+
+// Start is one start's share in a charge.
+type Start struct {
+	Resource metering.ResourceID
+	Start    string
+	Before   metering.Quantity // billed in earlier periods
+	Measured metering.Quantity
+	Covered  metering.Quantity // of Measured, already charged in earlier periods by granularity or minimum
+	Added    metering.Quantity // by granularity or minimum
+	Windows  []metering.Window // when it was measured, adjacent windows joined, by time
+}
+
+// Unrated is usage that no rate fits: a leak in the plan.
+type Unrated struct {
+	Resource metering.ResourceID
+	Meter    metering.Meter
+	Labels   metering.Labels
+	Quantity metering.Quantity
+}
+
+// Line is one rate, price and step over all resources: a line item before it
+// has a place on an invoice. Exact − Allowance is what is rounded to Net, once.
+type Line struct {
+	Key       string // stable: the same rate, price and step have it in every cut of a period
+	Rate      *Rate
+	Step      int
+	Price     money.Price
+	PriceText string         // as written in the plan: "0.0075 per hour"
+	Unit      string         // of Quantity, as written in the plan: "hour"
+	Quantity  money.Fraction // billed, in Unit
+	Exact     money.Fraction // quantity × price, currency units
+	Allowance money.Fraction // what a cap takes off
+	Net       money.Amount
+	Shares    []Share // by resource; they sum to Net
+	MayFall   bool
+}
+
+// Share is a resource's part of a line.
+type Share struct {
+	Resource metering.ResourceID // "" for a rate pooled over the tenant
+	Quantity metering.Quantity   // billed
+	Exact    money.Fraction      // net, before rounding
+	Net      money.Amount
+}
