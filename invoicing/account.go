@@ -1,0 +1,98 @@
+package invoicing
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/usance/usance/metering"
+	"github.com/usance/usance/rating/money"
+)
+
+// Account is a tenant as somebody who pays.
+type Account struct {
+	Tenant   metering.TenantID `json:"tenant"`
+	Currency money.Currency    `json:"currency"`
+	Plan     string            `json:"plan"` // name of the price plan
+	// Zone is where the billing months begin, an IANA name. It never changes.
+	Zone        string       `json:"zone"`
+	CreditLimit money.Amount `json:"credit_limit"` // how far credit may go below zero
+	Tax         TaxRule      `json:"tax"`
+	Created     time.Time    `json:"created"`
+}
+
+// Check reports the first thing that makes a an impossible account.
+func (a Account) Check() error {
+	switch _, err := a.location(); {
+	case a.Tenant == "" || len(a.Tenant) > 64:
+		return fmt.Errorf("account %q: a tenant id has 1 to 64 characters", a.Tenant)
+	case a.Plan == "":
+		return fmt.Errorf("account %s has no plan", a.Tenant)
+	case err != nil:
+		return err
+	case a.CreditLimit.Minor < 0 || a.CreditLimit.Currency != a.Currency:
+		return fmt.Errorf("account %s in %s: credit limit %v", a.Tenant, a.Currency, a.CreditLimit)
+	case a.Created.IsZero():
+		return fmt.Errorf("account %s has no creation time", a.Tenant)
+	}
+	if err := a.Tax.Check(); err != nil {
+		return fmt.Errorf("account %s: %w", a.Tenant, err)
+	}
+	return nil
+}
+
+func (a Account) location() (*time.Location, error) {
+	zone, err := time.LoadLocation(a.Zone)
+	if err != nil || a.Zone == "" || a.Zone == "Local" {
+		return nil, fmt.Errorf("account %s: billing zone %q is not an IANA time zone", a.Tenant, a.Zone)
+	}
+	return zone, nil
+}
+
+// PeriodOf is the period that a cut at t belongs to: the one that holds the
+// time just before t, since a cut on a month's end is that month's last.
+func (a Account) PeriodOf(t time.Time) (metering.Window, error) {
+	zone, err := a.location()
+	if err != nil {
+		return metering.Window{}, err
+	}
+	p := metering.Month(t.Add(-1), zone)
+	if first := metering.Month(a.Created, zone); p.Start.Before(first.Start) {
+		return metering.Window{}, fmt.Errorf("account %s begins with the period %s; %s is before it", a.Tenant, first, t.UTC().Format(time.RFC3339))
+	}
+	return p, nil
+}
+
+// Periods are the account's periods from its first to the one that a cut at t
+// belongs to, in order.
+func (a Account) Periods(t time.Time) ([]metering.Window, error) {
+	last, err := a.PeriodOf(t)
+	if err != nil {
+		return nil, err
+	}
+	zone, err := a.location()
+	if err != nil {
+		return nil, err
+	}
+	var all []metering.Window
+	for p := metering.Month(a.Created, zone); !p.Start.After(last.Start); p = metering.Month(p.End, zone) {
+		all = append(all, p)
+	}
+	return all, nil
+}
+
+// Closing is one cut of one period of one tenant.
+type Closing struct {
+	Tenant      metering.TenantID
+	Seq         int // counts a tenant's closings from 1
+	Period      metering.Window
+	Cut         time.Time
+	Plan        string // the plan version that the period is rated under
+	PlanVersion int
+	// Unsettled is the start of the earliest period of which an amount is left
+	// out of all invoices so far; zero when there is none.
+	Unsettled time.Time
+	Closed    time.Time
+}
+
+// Last reports whether c is the last cut of its period.
+func (c Closing) Last() bool { return c.Cut.Equal(c.Period.End) }
