@@ -252,7 +252,9 @@ type Error struct {
 	Message string
 }
 
-func (e *Error) Error() string { return fmt.Sprintf("control plane answers %d: %s", e.Status, e.Message) }
+func (e *Error) Error() string {
+	return fmt.Sprintf("control plane answers %d: %s", e.Status, e.Message)
+}
 
 // Is matches the sentinel of the status.
 func (e *Error) Is(target error) bool {
