@@ -33,7 +33,7 @@ CREATE TABLE quarantined_readings (
     state       text NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'accepted', 'rejected'))
 );
 
-CREATE UNIQUE INDEX quarantined_readings_once ON quarantined_readings (host, epoch, at, md5(registers::text));
+CREATE UNIQUE INDEX quarantined_readings_once ON quarantined_readings (host, epoch, at, registers);
 CREATE INDEX quarantined_readings_open ON quarantined_readings (id) WHERE state = 'open';
 
 -- Intervals in which a tenant held something that is billed by holding it.
