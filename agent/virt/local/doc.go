@@ -8,7 +8,7 @@
 //
 // Invariants:
 //   - Guests and libvirtd outlive whoever started them; the next Start on the
-//     same folder finds them by pid and start time and goes on with them.
+//     same folder finds them by what they see as /run/libvirt and goes on with them.
 //   - Only StopGuests ends guests. Stop refuses while one runs.
 //   - After Stop no process, namespace, mount or cgroup of ours is left.
 //

@@ -2,37 +2,168 @@ package local
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const (
+	// maxSocketPath is the longest path of a unix socket, with room to spare of
+	// the kernel's 107; a longer folder is refused.
+	maxSocketPath = 100
+	// startTimeout bounds the start of libvirtd and of its network.
+	startTimeout = 30 * time.Second
+	// endTimeout is how long a process may take to end before it is killed.
+	endTimeout = 5 * time.Second
+	// watchEvery is how often Run looks whether libvirtd lives.
+	watchEvery = 500 * time.Millisecond
+	// maxBackOff is the longest pause of Run between two attempts to start it.
+	maxBackOff = 30 * time.Second
 )
 
 // Config says where a libvirtd of our own lives.
 type Config struct {
-	Dir string // absolute; libvirt's folders, its log and the record of its processes
+	// Dir holds libvirt's folders. It is absolute, short enough for a socket
+	// beneath it, and belongs to one Libvirtd at a time: whoever calls Start
+	// holds the lock of the data folder around it.
+	Dir string
 	Log *slog.Logger
 }
 
 // Libvirtd is a libvirtd of our own.
 type Libvirtd struct {
-	cfg Config
+	dir string
+	log *slog.Logger
 }
 
 // Answers reports whether a libvirtd answers at a libvirt URI, such as
-// qemu:///system.
-func Answers(ctx context.Context, uri string) bool { return false }
+// qemu:///system, within ctx.
+func Answers(ctx context.Context, uri string) bool {
+	return exec.CommandContext(ctx, "virsh", "--quiet", "-c", uri, "version", "--daemon").Run() == nil
+}
 
 // Start goes on with the libvirtd of the folder when it is alive, else starts
 // one, and waits until it answers and its network is up.
-func Start(ctx context.Context, cfg Config) (*Libvirtd, error) { return nil, nil }
+func Start(ctx context.Context, cfg Config) (*Libvirtd, error) {
+	l := &Libvirtd{dir: cfg.Dir, log: cfg.Log}
+	if !filepath.IsAbs(cfg.Dir) || len(l.socket()) > maxSocketPath {
+		return nil, fmt.Errorf("libvirt folder %q: want an absolute path of at most %d bytes",
+			cfg.Dir, maxSocketPath-len("/run/libvirt-sock"))
+	}
+	if err := l.writeFolders(); err != nil {
+		return nil, fmt.Errorf("libvirt folder %s: %w", cfg.Dir, err)
+	}
+	if err := l.ensure(ctx); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
 
 // URI is where it can be reached from the machine's own namespaces.
-func (l *Libvirtd) URI() string { return "" }
+func (l *Libvirtd) URI() string {
+	return "qemu:///system?" + "socket=" + (&url.URL{Path: l.socket()}).EscapedPath()
+}
+
+func (l *Libvirtd) socket() string { return filepath.Join(l.dir, "run", "libvirt-sock") }
 
 // Run starts it again whenever it dies, until ctx ends. Then it returns nil and
 // leaves libvirtd and the guests running.
-func (l *Libvirtd) Run(ctx context.Context) error { return nil }
+func (l *Libvirtd) Run(ctx context.Context) error {
+	pause := watchEvery
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
+		}
+		if len(l.members(isLibvirtd)) > 0 {
+			pause = watchEvery
+			continue
+		}
+		l.log.Warn("libvirtd is gone: starting it again", "dir", l.dir)
+		if err := l.ensure(ctx); err != nil && ctx.Err() == nil {
+			pause = min(2*pause, maxBackOff)
+			l.log.Error("libvirtd does not start", "dir", l.dir, "retry_in", pause, "err", err)
+		}
+	}
+}
 
-// StopGuests pulls the plug of every guest and waits until they are gone.
-func (l *Libvirtd) StopGuests(ctx context.Context) error { return nil }
+// ensure makes the namespaces, libvirtd and its network exist.
+func (l *Libvirtd) ensure(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	inside := l.members(isAny)
+	if len(inside) == 0 {
+		holder, err := l.hold(ctx)
+		if err != nil {
+			return fmt.Errorf("namespaces for libvirtd in %s: %w", l.dir, err)
+		}
+		inside = []int{holder}
+	}
+	if running := l.members(isLibvirtd); len(running) > 0 {
+		l.log.Info("libvirtd of our own is already running", "pid", running[0], "uri", l.URI())
+	} else {
+		if err := l.launch(ctx, inside[0]); err != nil {
+			return fmt.Errorf("start libvirtd in %s: %w", l.dir, err)
+		}
+		l.log.Info("libvirtd of our own started", "uri", l.URI())
+	}
+	return l.awaitNetwork(ctx)
+}
 
-// Stop ends libvirtd, its network and its namespaces. It refuses while guests run.
-func (l *Libvirtd) Stop(ctx context.Context) error { return nil }
+// awaitNetwork waits until libvirtd answers and says that the network is up: it
+// starts it by itself, after it began to answer.
+func (l *Libvirtd) awaitNetwork(ctx context.Context) error {
+	for {
+		out, err := exec.CommandContext(ctx, "virsh", "--quiet", "-c", l.URI(), "net-list", "--name").CombinedOutput()
+		if err == nil && strings.TrimSpace(string(out)) == networkName {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("libvirtd in %s: its network %s does not come up (see %s): %s",
+				l.dir, networkName, filepath.Join(l.dir, "log", "libvirtd.log"), strings.TrimSpace(string(out)))
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// StopGuests pulls the plug of every guest and waits until they are gone. It
+// asks libvirtd first, so that libvirtd knows why they ended.
+func (l *Libvirtd) StopGuests(ctx context.Context) error {
+	out, err := exec.CommandContext(ctx, "virsh", "--quiet", "-c", l.URI(), "list", "--name").Output()
+	if err == nil {
+		for name := range strings.FieldsSeq(string(out)) {
+			exec.CommandContext(ctx, "virsh", "--quiet", "-c", l.URI(), "destroy", name).Run() // what it leaves is ended below
+		}
+	}
+	if err := l.end(ctx, isGuest, syscall.SIGTERM); err != nil {
+		return fmt.Errorf("stop the guests of %s: %w", l.dir, err)
+	}
+	return nil
+}
+
+// ErrGuests means that guests still run.
+var ErrGuests = errors.New("guests still run")
+
+// Stop ends libvirtd, its network and its namespaces. It refuses with ErrGuests
+// while a guest runs. Repeating it is harmless.
+func (l *Libvirtd) Stop(ctx context.Context) error {
+	if guests := l.members(isGuest); len(guests) > 0 {
+		return fmt.Errorf("stop libvirtd in %s: %w: QEMU %v", l.dir, ErrGuests, guests)
+	}
+	if err := l.end(ctx, isLibvirtd, syscall.SIGTERM); err != nil {
+		return fmt.Errorf("stop libvirtd in %s: %w", l.dir, err)
+	}
+	if err := l.end(ctx, isAny, syscall.SIGKILL); err != nil {
+		return fmt.Errorf("end the namespaces of %s: %w", l.dir, err)
+	}
+	return os.RemoveAll(filepath.Join(l.dir, "run"))
+}
