@@ -39,6 +39,8 @@ const (
 	PrefixAddress  = "adr_"
 	PrefixSnapshot = "snp_"
 	PrefixInvoice  = "inv_"
+
+	PrefixAllocation = "all_"
 )
 
 var idTail = regexp.MustCompile(`^[0-9a-f]{17}$`)
