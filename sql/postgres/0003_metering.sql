@@ -18,23 +18,32 @@ CREATE TABLE epochs (
 
 CREATE INDEX epochs_tenant ON epochs (tenant, id);
 CREATE INDEX epochs_host ON epochs (host, first_seen DESC);
-CREATE INDEX epochs_instance ON epochs (instance);
 
--- Readings that cannot be true. They are kept with the reason and not billed
--- unless an operator accepts them. A reading sent again is the same row.
+-- Readings that are not accepted: those that cannot be true, kept with the reason
+-- and not billed unless an operator accepts them, and those of the future, held
+-- until their time has come. A reading sent again is the same row.
 CREATE TABLE quarantined_readings (
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     received_at timestamptz NOT NULL,
     host        text NOT NULL CHECK (length(host) BETWEEN 1 AND 64),
+    tenant      text NOT NULL, -- '' when the lease is unknown
     epoch       text NOT NULL CHECK (length(epoch) BETWEEN 1 AND 64),
+    instance    text NOT NULL,
+    lease       bigint NOT NULL,
+    start       bigint NOT NULL,
+    opened_at   timestamptz NOT NULL,
+    opening     bigint[] NOT NULL,
     at          timestamptz NOT NULL,
-    registers   bigint[] NOT NULL, -- the 64 bits as sent: above 2^63 they show as negative
+    registers   bigint[] NOT NULL,
     reason      text NOT NULL CHECK (reason <> ''),
-    state       text NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'accepted', 'rejected'))
+    detail      text NOT NULL,
+    admit_at    timestamptz, -- of held ones alone
+    state       text NOT NULL CHECK (state IN ('held', 'open', 'accepted', 'rejected')),
+    CHECK (state <> 'held' OR admit_at IS NOT NULL)
 );
 
-CREATE UNIQUE INDEX quarantined_readings_once ON quarantined_readings (host, epoch, at, registers);
-CREATE INDEX quarantined_readings_open ON quarantined_readings (id) WHERE state = 'open';
+CREATE UNIQUE INDEX quarantined_readings_once ON quarantined_readings (host, epoch, at, reason, registers);
+CREATE INDEX quarantined_readings_held ON quarantined_readings (admit_at) WHERE state = 'held';
 
 -- Intervals in which a tenant held something that is billed by holding it.
 CREATE TABLE allocations (
