@@ -13,23 +13,26 @@ type Result struct {
 	Unrated []Unrated
 }
 
-// Charge is what the usage of one pool costs under one rate: Sum over Parts
-// minus Allowance each.
+// Charge is what the usage of one pool costs under one rate.
 type Charge struct {
 	Rate     *Rate
 	Resource metering.ResourceID // "" for a rate pooled over the tenant
 	Measured metering.Quantity
 	Billable metering.Quantity // after granularity and minimum
-	Included metering.Quantity // how much of Billable is free
+	Allowed  metering.Quantity // the allowance granted
+	Included metering.Quantity // how much of Billable it covers
 	Parts    []Part            // one per step that was reached; at least one
-	Exact    money.Fraction
-	Starts   []Start // how Billable came about, by resource and start
+	Bound    money.Fraction    // where the rate has a cap: in currency units, or in base units
+	Exact    money.Fraction    // Σ of Parts, Exact − Allowance each
+	Starts   []Start           // how Billable came about, by resource and start
+	index    int               // of Rate in the plan
 }
 
 // Part is what one step contributes to a charge.
 type Part struct {
 	Step      int
 	Quantity  metering.Quantity
+	Price     money.Price
 	Exact     money.Fraction // quantity × price
 	Allowance money.Fraction // what the cap takes off; not negative
 }

@@ -1,0 +1,210 @@
+package rating
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/usance/usance/metering"
+)
+
+// stretch is the usage of one start under one set of labels and one rate.
+type stretch struct {
+	resource metering.ResourceID
+	start    string
+	fit      *fit
+	rate     int // −1: unrated
+	measured metering.Quantity
+	before   metering.Quantity
+	windows  []metering.Window
+	first    [1]metering.Window // where windows begins, so that one window costs no allocation
+}
+
+// fit is what the rates say of one meter under one set of labels.
+type fit struct {
+	meter     metering.Meter
+	labels    metering.Labels
+	rates     []int // those whose labels fit, whatever the time
+	timelines []int // of the time classes that these name
+}
+
+type fitKey struct {
+	meter  metering.Meter
+	labels metering.Labels
+}
+
+type stretchKey struct {
+	resource metering.ResourceID
+	start    string
+	fit      *fit
+	rate     int
+}
+
+// gatherer adds usage up into stretches. Usage that follows its like costs a
+// few comparisons and an addition.
+type gatherer struct {
+	*Rater
+	fits      map[fitKey]*fit
+	index     map[stretchKey]*stretch
+	stretches []*stretch
+	slab      []stretch
+	current   *stretch
+}
+
+// slabSize is how many stretches are allocated at once.
+const slabSize = 32
+
+func (g *gatherer) add(u *metering.Usage) error {
+	if !u.Window.End.After(u.Window.Start) {
+		return u.Window.Check()
+	}
+	if u.Window.Start.Before(g.period.Start) || u.Window.End.After(g.period.End) {
+		return fmt.Errorf("window %s is not wholly inside the period %s", u.Window, g.period)
+	}
+	s := g.current
+	if s == nil || len(s.fit.timelines) > 0 || u.Resource != s.resource || u.Start != s.start ||
+		u.Meter != s.fit.meter || u.Labels != s.fit.labels {
+		var err error
+		if s, err = g.find(u); err != nil {
+			return err
+		}
+		g.current = s
+	}
+	s.measured = s.measured.Add(u.Quantity)
+	if u.Before != (metering.Quantity{}) {
+		s.before = larger(s.before, u.Before)
+	}
+	if n := len(s.windows); n > 0 && s.windows[n-1].End.Equal(u.Window.Start) {
+		s.windows[n-1].End = u.Window.End
+	} else {
+		s.windows = append(s.windows, u.Window)
+	}
+	return nil
+}
+
+// find is the stretch the usage belongs to.
+func (g *gatherer) find(u *metering.Usage) (*stretch, error) {
+	f, err := g.fitOf(u)
+	if err != nil {
+		return nil, err
+	}
+	rate, err := g.rateOf(f, u.Window)
+	if err != nil {
+		return nil, err
+	}
+	key := stretchKey{u.Resource, u.Start, f, rate}
+	if s := g.index[key]; s != nil {
+		return s, nil
+	}
+	if len(g.slab) == cap(g.slab) {
+		g.slab = make([]stretch, 0, slabSize)
+	}
+	g.slab = append(g.slab, stretch{resource: u.Resource, start: u.Start, fit: f, rate: rate})
+	s := &g.slab[len(g.slab)-1]
+	s.windows = s.first[:0]
+	g.stretches = append(g.stretches, s)
+	g.index[key] = s
+	return s, nil
+}
+
+func (g *gatherer) fitOf(u *metering.Usage) (*fit, error) {
+	key := fitKey{u.Meter, u.Labels}
+	if f := g.fits[key]; f != nil {
+		return f, nil
+	}
+	if _, ok := u.Meter.BaseUnit(); !ok {
+		return nil, fmt.Errorf("there is no meter %q", u.Meter)
+	}
+	f := &fit{meter: u.Meter, labels: u.Labels}
+	for i := range g.rates {
+		r := &g.rates[i]
+		if r.Meter != u.Meter || !r.Where.fits(&u.Labels) {
+			continue
+		}
+		f.rates = append(f.rates, i)
+		for j := range g.timelines {
+			if slices.Contains(r.Where.Time, g.timelines[j].name) && !slices.Contains(f.timelines, j) {
+				f.timelines = append(f.timelines, j)
+			}
+		}
+	}
+	g.fits[key] = f
+	return f, nil
+}
+
+// rateOf is the rate of usage in the window, −1 for none.
+func (g *gatherer) rateOf(f *fit, w metering.Window) (int, error) {
+	var classes []string
+	for _, i := range f.timelines {
+		tl := &g.timelines[i]
+		inside, boundary, ok := tl.locate(w)
+		if !ok {
+			return 0, fmt.Errorf("window %s crosses the boundary of time class %s at %s; split the usage there",
+				w, tl.name, boundary.Format(time.RFC3339))
+		}
+		if inside {
+			classes = append(classes, tl.name)
+		}
+	}
+	fitting := f.rates
+	if len(f.timelines) > 0 {
+		fitting = nil
+		for _, i := range f.rates {
+			times := g.rates[i].Where.Time
+			if len(times) == 0 || slices.ContainsFunc(times, func(t string) bool { return slices.Contains(classes, t) }) {
+				fitting = append(fitting, i)
+			}
+		}
+	}
+	best, a, b := mostSpecific(g.plan.Rates, fitting)
+	if best < 0 && a >= 0 {
+		return 0, fmt.Errorf("rates %s and %s both fit and neither is more specific", g.rates[a].ID, g.rates[b].ID)
+	}
+	return best, nil
+}
+
+// sorted puts the stretches of one start side by side, in order of time, and
+// joins their windows: from here on the order of usage is forgotten.
+func (g *gatherer) sorted() []*stretch {
+	for _, s := range g.stretches {
+		s.windows = joined(s.windows)
+	}
+	slices.SortFunc(g.stretches, func(a, b *stretch) int {
+		return cmp.Or(
+			strings.Compare(string(a.resource), string(b.resource)),
+			strings.Compare(string(a.fit.meter), string(b.fit.meter)),
+			strings.Compare(a.start, b.start),
+			a.windows[0].Start.Compare(b.windows[0].Start),
+			a.end().Compare(b.end()),
+			cmp.Compare(a.rate, b.rate),
+			compareLabels(&a.fit.labels, &b.fit.labels),
+		)
+	})
+	return g.stretches
+}
+
+func compareLabels(a, b *metering.Labels) int {
+	return cmp.Or(strings.Compare(a.Flavor, b.Flavor), strings.Compare(a.Image, b.Image),
+		strings.Compare(a.Region, b.Region), strings.Compare(a.HostClass, b.HostClass))
+}
+
+func (s *stretch) end() time.Time { return s.windows[len(s.windows)-1].End }
+
+// joined sorts windows and joins those that touch or overlap.
+func joined(windows []metering.Window) []metering.Window {
+	if len(windows) < 2 {
+		return windows
+	}
+	slices.SortFunc(windows, func(a, b metering.Window) int { return a.Start.Compare(b.Start) })
+	out := windows[:1]
+	for _, w := range windows[1:] {
+		if last := &out[len(out)-1]; w.Start.After(last.End) {
+			out = append(out, w)
+		} else if w.End.After(last.End) {
+			last.End = w.End
+		}
+	}
+	return out
+}

@@ -1,0 +1,92 @@
+package rating
+
+import (
+	"fmt"
+	"math/big"
+	"time"
+
+	"github.com/usance/usance/metering"
+	"github.com/usance/usance/rating/money"
+)
+
+// Lines are the charges as one line per rate, price and step, in the plan's
+// order, each rounded once over all resources. The error wraps
+// money.ErrOverflow.
+func (r *Result) Lines() ([]Line, error) {
+	var lines []Line
+	for i := range r.Plan.Rates {
+		rate := &r.Plan.Rates[i]
+		for step := range rate.Steps {
+			line := Line{Rate: rate, Step: step, MayFall: r.Plan.MayFall(rate)}
+			for j := range r.Charges {
+				if c := &r.Charges[j]; c.Rate == rate {
+					line.collect(c)
+				}
+			}
+			if len(line.Shares) == 0 {
+				continue
+			}
+			if err := line.finish(r); err != nil {
+				return nil, fmt.Errorf("rate %s: %w", rate.ID, err)
+			}
+			lines = append(lines, line)
+		}
+	}
+	return lines, nil
+}
+
+// collect adds the charge's part of the line's step, if it reached it.
+func (l *Line) collect(c *Charge) {
+	for i := range c.Parts {
+		p := &c.Parts[i]
+		if p.Step != l.Step {
+			continue
+		}
+		l.Price = p.Price
+		l.Exact = l.Exact.Add(p.Exact)
+		l.Allowance = l.Allowance.Add(p.Allowance)
+		l.Shares = append(l.Shares, Share{Resource: c.Resource, Quantity: p.Quantity, Exact: p.Exact.Sub(p.Allowance)})
+	}
+}
+
+// finish rounds the line and states its quantity in the unit of its price.
+func (l *Line) finish(r *Result) error {
+	var billed metering.Quantity
+	exact := make([]money.Fraction, len(l.Shares))
+	for i := range l.Shares {
+		billed = billed.Add(l.Shares[i].Quantity)
+		exact[i] = l.Shares[i].Exact
+	}
+	net, shares, err := money.Shares(exact, r.Plan.Currency, r.Plan.Rounding)
+	if err != nil {
+		return err
+	}
+	l.Net = net
+	for i := range shares {
+		l.Shares[i].Net = shares[i]
+	}
+	step := &l.Rate.Steps[l.Step]
+	l.Key = fmt.Sprintf("%s/%s/%d", l.Rate.ID, step.Text, l.Step+1)
+	l.PriceText, l.Unit = step.Text, step.UnitText()
+	size := r.unitSize(step)
+	l.Quantity = money.FracRat(new(big.Rat).Quo(new(big.Rat).SetFrac(billed.Big(), big.NewInt(1000)), size))
+	return nil
+}
+
+// unitSize is the price unit of a step in base units of the period's month.
+func (r *Result) unitSize(s *Step) *big.Rat {
+	rater := Rater{seconds: uint64(r.Period.Length() / time.Second)}
+	num, den := rater.size(s.Unit)
+	return new(big.Rat).SetFrac(num.Mul(num, new(big.Int).SetUint64(s.Count)), den)
+}
+
+// UnitText is what the price is per: "GiB", "100 operations".
+func (s *Step) UnitText() string {
+	if s.Count == 1 {
+		return s.Unit.Name
+	}
+	if s.Unit.Name == "" {
+		return fmt.Sprint(s.Count)
+	}
+	return fmt.Sprintf("%d %s", s.Count, s.Unit.Name)
+}

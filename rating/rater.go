@@ -1,0 +1,173 @@
+package rating
+
+import (
+	"fmt"
+	"math/big"
+	"time"
+
+	"github.com/usance/usance/metering"
+	"github.com/usance/usance/rating/money"
+)
+
+// Rater is a plan made ready for one period: units have their size in base
+// units of that month, time classes their instants. It may be used by many
+// goroutines.
+type Rater struct {
+	plan      *Plan
+	period    metering.Window
+	seconds   uint64 // of the period
+	rates     []priced
+	timelines []timeline // of the calendars that rates name
+	needs     needs
+}
+
+// needs says what must be known of a tenant's usage as a whole.
+type needs struct {
+	running bool // Σ instance.running, for allowances per instance-month
+	shares  bool // flavors' shares of a resource, for caps and allowances that a resize prorates
+}
+
+// priced is a rate with all quantities in thousandths of base units.
+type priced struct {
+	*Rate
+	steps                []pricedStep
+	minimum, granularity metering.Quantity
+	included             metering.Quantity
+	capUnits             metering.Quantity
+	capMoney             money.Fraction
+	mayFall              bool
+}
+
+type pricedStep struct {
+	upTo  metering.Quantity
+	price money.Price
+	unit  metering.Quantity // of one price unit, for packages
+}
+
+// For makes the plan ready for the period, which is a whole billing month.
+func (p *Plan) For(period metering.Window) (*Rater, error) {
+	if err := period.Check(); err != nil {
+		return nil, fmt.Errorf("period: %w", err)
+	}
+	r := &Rater{plan: p, period: period, seconds: uint64(period.Length() / time.Second)}
+	for _, c := range p.usedCalendars() {
+		r.timelines = append(r.timelines, c.timeline(period, p.Zone))
+	}
+	for i := range p.Rates {
+		rate, err := r.price(&p.Rates[i])
+		if err != nil {
+			return nil, fmt.Errorf("plan %s: rate %s: %w", p.Name, p.Rates[i].ID, err)
+		}
+		r.rates = append(r.rates, rate)
+		some := !rate.Included.Amount.IsZero()
+		r.needs.running = r.needs.running || some && rate.Included.Per == PerInstanceMonth
+		r.needs.shares = r.needs.shares || rate.prorates()
+	}
+	return r, nil
+}
+
+// prorates reports whether a change of flavor divides the rate's cap or allowance.
+func (r *Rate) prorates() bool {
+	granted := !r.Included.Amount.IsZero() && r.Included.Per != PerInstanceMonth
+	return r.Pool == PoolResource && r.OnResize == Prorate && (r.Cap.Set || granted)
+}
+
+func (r *Rater) price(rate *Rate) (priced, error) {
+	p := priced{
+		Rate:        rate,
+		minimum:     r.quantity(rate.Minimum),
+		granularity: r.quantity(rate.Granularity),
+		included:    r.quantity(rate.Included.Amount),
+		capUnits:    r.quantity(rate.Cap.Units),
+		capMoney:    money.Frac(rate.Cap.Nano, 1_000_000_000),
+		mayFall:     r.plan.MayFall(rate),
+	}
+	for i := range rate.Steps {
+		s := &rate.Steps[i]
+		num, den := r.size(s.Unit)
+		num.Mul(num, new(big.Int).SetUint64(s.Count))
+		rat := new(big.Rat).SetFrac(num, den)
+		nano := new(big.Int).Mul(big.NewInt(s.Nano), rat.Denom())
+		if !nano.IsInt64() || !rat.Num().IsInt64() {
+			return priced{}, fmt.Errorf("price %s: beyond 64 bits in base units", s.Text)
+		}
+		p.steps = append(p.steps, pricedStep{
+			upTo:  r.quantity(s.UpTo),
+			price: money.Price{Nano: nano.Int64(), Per: rat.Num().Int64(), Currency: r.plan.Currency},
+			unit:  r.quantity(Span{Thousandths: 1000 * s.Count, Unit: s.Unit}),
+		})
+	}
+	return p, nil
+}
+
+// size is the unit in base units: num ÷ den.
+func (r *Rater) size(u Unit) (num, den *big.Int) {
+	num = new(big.Int).SetUint64(u.Num)
+	if u.Month {
+		num.Mul(num, new(big.Int).SetUint64(r.seconds))
+	}
+	return num, new(big.Int).SetUint64(u.Den)
+}
+
+// quantity is the span in thousandths of the base unit, the next above where it
+// is no whole number of them.
+func (r *Rater) quantity(s Span) metering.Quantity {
+	if s.IsZero() {
+		return metering.Quantity{}
+	}
+	num, den := r.size(s.Unit)
+	return ceilQuo(num.Mul(num, new(big.Int).SetUint64(s.Thousandths)), den)
+}
+
+// ceilQuo is num ÷ den, rounded up. Beyond 128 bits it is the largest quantity:
+// no usage reaches it.
+func ceilQuo(num, den *big.Int) metering.Quantity {
+	quo, rem := new(big.Int).QuoRem(num, den, new(big.Int))
+	if rem.Sign() > 0 {
+		quo.Add(quo, big.NewInt(1))
+	}
+	if quo.BitLen() > 128 {
+		return metering.Quantity{Hi: ^uint64(0), Lo: ^uint64(0)}
+	}
+	low := new(big.Int).And(quo, new(big.Int).SetUint64(^uint64(0)))
+	return metering.Quantity{Hi: new(big.Int).Rsh(quo, 64).Uint64(), Lo: low.Uint64()}
+}
+
+// part is q × num ÷ den, rounded up to a thousandth of the base unit.
+func part(q, num, den metering.Quantity) metering.Quantity {
+	if num == den {
+		return q
+	}
+	n := q.Big()
+	return ceilQuo(n.Mul(n, num.Big()), den.Big())
+}
+
+// roundUp is the smallest multiple of unit that is not below q; a unit of zero
+// leaves q as it is.
+func roundUp(q, unit metering.Quantity) metering.Quantity {
+	if unit.IsZero() {
+		return q
+	}
+	if q.Hi == 0 && unit.Hi == 0 {
+		if rest := q.Lo % unit.Lo; rest != 0 {
+			return q.Add(metering.Thousandths(unit.Lo - rest))
+		}
+		return q
+	}
+	n := ceilQuo(q.Big(), unit.Big()).Big()
+	return ceilQuo(n.Mul(n, unit.Big()), big.NewInt(1))
+}
+
+func smaller(a, b metering.Quantity) metering.Quantity {
+	if a.Cmp(b) < 0 {
+		return a
+	}
+	return b
+}
+
+func larger(a, b metering.Quantity) metering.Quantity {
+	if a.Cmp(b) > 0 {
+		return a
+	}
+	return b
+}

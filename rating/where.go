@@ -1,0 +1,133 @@
+package rating
+
+import (
+	"slices"
+
+	"github.com/usance/usance/metering"
+)
+
+// conditions are the lists of w, one per label, in a fixed order; the time
+// class is the last.
+func (w *Where) conditions() [5][]string {
+	return [5][]string{w.Flavor, w.Image, w.Region, w.HostClass, w.Time}
+}
+
+// fits reports whether the labels meet the conditions, the time class aside.
+func (w *Where) fits(l *metering.Labels) bool {
+	return allows(w.Flavor, l.Flavor) && allows(w.Image, l.Image) && allows(w.Region, l.Region) && allows(w.HostClass, l.HostClass)
+}
+
+func allows(list []string, value string) bool {
+	return len(list) == 0 || slices.Contains(list, value)
+}
+
+// moreSpecific reports whether whatever meets w meets o, and o allows more.
+func (w *Where) moreSpecific(o *Where) bool {
+	strictly := false
+	theirs := o.conditions()
+	for i, mine := range w.conditions() {
+		switch {
+		case len(theirs[i]) == 0:
+			strictly = strictly || len(mine) > 0
+		case len(mine) == 0:
+			return false
+		default:
+			for _, value := range mine {
+				if !slices.Contains(theirs[i], value) {
+					return false
+				}
+			}
+			strictly = strictly || slices.ContainsFunc(theirs[i], func(v string) bool { return !slices.Contains(mine, v) })
+		}
+	}
+	return strictly
+}
+
+// mostSpecific picks the rate whose conditions are narrower than those of every
+// other; where there is none it returns −1 and two that stand against each other.
+func mostSpecific(rates []Rate, fitting []int) (best, a, b int) {
+	if len(fitting) == 0 {
+		return -1, -1, -1
+	}
+	best = fitting[0]
+	for _, i := range fitting[1:] {
+		if rates[i].Where.moreSpecific(&rates[best].Where) {
+			best = i
+		}
+	}
+	for _, i := range fitting {
+		if i != best && !rates[best].Where.moreSpecific(&rates[i].Where) {
+			return -1, min(best, i), max(best, i)
+		}
+	}
+	return best, -1, -1
+}
+
+// Conflict is a pair of rates neither of which is more specific, for some usage
+// that both fit.
+type Conflict struct{ A, B *Rate }
+
+// Conflicts finds every pair of rates that stand against each other for some
+// labels and time classes that can occur together.
+func (p *Plan) Conflicts() []Conflict {
+	var found []Conflict
+	seen := make(map[[2]int]bool)
+	for _, meter := range metering.Meters() {
+		var all []int
+		for i := range p.Rates {
+			if p.Rates[i].Meter == meter {
+				all = append(all, i)
+			}
+		}
+		if len(all) < 2 {
+			continue
+		}
+		p.eachLabels(all, func(l *metering.Labels, classes []string) {
+			var fitting []int
+			for _, i := range all {
+				w := &p.Rates[i].Where
+				if w.fits(l) && (len(w.Time) == 0 || slices.ContainsFunc(w.Time, func(c string) bool { return slices.Contains(classes, c) })) {
+					fitting = append(fitting, i)
+				}
+			}
+			if best, a, b := mostSpecific(p.Rates, fitting); best < 0 && a >= 0 && !seen[[2]int{a, b}] {
+				seen[[2]int{a, b}] = true
+				found = append(found, Conflict{&p.Rates[a], &p.Rates[b]})
+			}
+		})
+	}
+	return found
+}
+
+// other stands for every label value that no rate names; a space cannot stand
+// in a value.
+const other = " "
+
+// eachLabels calls f with every combination of label values that the rates tell
+// apart and every set of time classes that occurs.
+func (p *Plan) eachLabels(rates []int, f func(*metering.Labels, []string)) {
+	var values [4][]string
+	for k := range values {
+		values[k] = []string{other}
+		for _, i := range rates {
+			for _, v := range p.Rates[i].Where.conditions()[k] {
+				if !slices.Contains(values[k], v) {
+					values[k] = append(values[k], v)
+				}
+			}
+		}
+	}
+	sets := p.classSets(rates)
+	for _, flavor := range values[0] {
+		for _, image := range values[1] {
+			for _, region := range values[2] {
+				for _, class := range values[3] {
+					l := metering.Labels{Flavor: flavor, Image: image, Region: region, HostClass: class}
+					for _, set := range sets {
+						f(&l, set)
+					}
+				}
+			}
+		}
+	}
+}
