@@ -10,6 +10,9 @@ import (
 //
 //	1: an epochs block and a readings block with the 19 registers up to
 //	   net_private_tx_packets
+//
+// A version that adds registers keeps decoding the previous one: there, the
+// registers it did not have are 0, which joins to nothing.
 const Version = 1
 
 // Limits of one body. Encode and Decode refuse what exceeds them.
@@ -23,6 +26,22 @@ const (
 // ErrMalformed is wrapped by every error of Decode.
 var ErrMalformed = errors.New("malformed batch")
 
+// The columns beside the registers, which stand under their own names.
+const (
+	columnID       = "id"        // FixedString(32)
+	columnInstance = "instance"  // FixedString(21)
+	columnLease    = "lease"     // UInt64
+	columnStart    = "start"     // UInt32
+	columnOpenedMS = "opened_ms" // Int64, ms since 1970 UTC
+	columnEpoch    = "epoch"     // UInt32: index of the epoch's record
+	columnAtMS     = "at_ms"     // Int64, ms since 1970 UTC
+)
+
+const (
+	epochIDLength    = 32
+	instanceIDLength = len(metering.PrefixInstance) + 17
+)
+
 // Batch is a decoded body, column by column. Epoch, AtMS and each of Registers
 // have one element for each reading.
 type Batch struct {
@@ -35,13 +54,20 @@ type Batch struct {
 // Len is the number of readings.
 func (b *Batch) Len() int { return len(b.AtMS) }
 
-// Encode appends the body of b to dst. Every reading must name an epoch of
-// b.Epochs; the limits above hold.
-func Encode(dst []byte, b *metering.Batch) ([]byte, error) { return nil, nil }
+// Reading is reading i as a row.
+func (b *Batch) Reading(i int) metering.Reading {
+	r := metering.Reading{Epoch: b.Epochs[b.Epoch[i]].ID, At: timeOf(b.AtMS[i])}
+	for reg := range b.Registers {
+		r.Registers[reg] = b.Registers[reg][i]
+	}
+	return r
+}
 
-// Decode reads a body into b, reusing its memory. An error wraps ErrMalformed
-// and says what is wrong; b then holds nothing of use.
-func Decode(b *Batch, body []byte) error { return nil }
-
-// Rows is the batch reading by reading.
-func (b *Batch) Rows() *metering.Batch { return nil }
+// Rows is the batch reading by reading. The epoch records are shared with b.
+func (b *Batch) Rows() *metering.Batch {
+	rows := &metering.Batch{Epochs: b.Epochs, Readings: make([]metering.Reading, b.Len())}
+	for i := range rows.Readings {
+		rows.Readings[i] = b.Reading(i)
+	}
+	return rows
+}
