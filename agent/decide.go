@@ -1,0 +1,152 @@
+package agent
+
+import (
+	"time"
+
+	"github.com/usance/usance/compute"
+	"github.com/usance/usance/compute/hostapi"
+)
+
+// action is what has to be done to an instance.
+type action string
+
+const (
+	actNone    action = ""
+	actStart   action = "start"
+	actStop    action = "stop"
+	actReplace action = "replace" // stop, then start under a newer lease or start
+	actDelete  action = "delete"
+)
+
+// record is what the reconciler remembers of an instance. None of it has to
+// outlive the agent: a new one comes to the same end, at most a pause sooner.
+type record struct {
+	generation uint64        // the newest order that what is answers
+	doing      compute.State // starting or stopping while an action runs, else ""
+	err        string        // why the last action failed
+	failures   int           // of actions in a row
+	retryAt    time.Time     // not before then
+	crashes    int           // in a row
+	crashed    bool          // the present crash has been counted
+	startedAt  time.Time     // when the last start succeeded
+	// guestOff is the order under which the guest powered itself off; only a
+	// newer one starts it again.
+	guestOff uint64
+	state    compute.State // as last reported
+	since    time.Time     // when it became so
+	deleted  bool          // an ordered deletion is done
+}
+
+const (
+	// restartLimit bounds the pause before a crashed domain is started again; the
+	// first is restartFirst.
+	restartFirst = time.Second
+	restartLimit = 5 * time.Minute
+	// restartForget is how long a domain must have run for earlier crashes not to
+	// count.
+	restartForget = 10 * time.Minute
+	// actionFirst and actionLimit bound the pause before a failed action is repeated.
+	actionFirst = 2 * time.Second
+	actionLimit = time.Minute
+)
+
+// decide compares what is wanted of an instance with what is (nil: no domain) and
+// says what to do. It notes in rec what it saw, and does nothing else.
+func decide(want hostapi.DesiredInstance, is *Domain, rec *record, now time.Time) action {
+	act := settle(want, is, rec, now)
+	if act == actNone && rec.doing == "" && rec.err == "" {
+		rec.generation = want.Generation
+	}
+	if now.Before(rec.retryAt) {
+		return actNone
+	}
+	return act
+}
+
+// settle is what has to be done, sooner or later.
+func settle(want hostapi.DesiredInstance, is *Domain, rec *record, now time.Time) action {
+	switch want.Power {
+	case compute.PowerDeleted:
+		if is == nil {
+			rec.deleted = true
+			return actNone
+		}
+		return actDelete
+	case compute.PowerStopped:
+		if is != nil && active(is) {
+			return actStop
+		}
+		return actNone
+	case compute.PowerRunning:
+	default:
+		return actNone // an order of a newer control plane: not ours to guess
+	}
+	if want.Lease == 0 || want.Start == 0 {
+		rec.err = "the order to run it names no lease"
+		return actNone
+	}
+	if is == nil {
+		return actStart
+	}
+	if is.Lease > want.Lease || is.Start > want.Start {
+		return actNone // the order is older than what it would change
+	}
+	outdated := is.Lease < want.Lease || is.Start < want.Start
+	switch {
+	case active(is) && outdated:
+		return actReplace
+	case active(is):
+		rec.crashed = false
+		rec.guestOff = 0
+		return actNone
+	case outdated:
+		return actStart
+	case is.Reason == OffGuest:
+		if rec.guestOff == 0 {
+			rec.guestOff = want.Generation
+		}
+		if want.Generation > rec.guestOff {
+			return actStart
+		}
+		return actNone
+	case is.Reason == OffMigrated:
+		return actNone // it runs elsewhere
+	}
+	if !rec.crashed {
+		rec.crash(now)
+	}
+	return actStart
+}
+
+// crash counts a domain that is off without an order and sets when it may be
+// started again.
+func (r *record) crash(now time.Time) {
+	if now.Sub(r.startedAt) >= restartForget {
+		r.crashes = 0
+	}
+	r.crashed = true
+	pause := backoff(r.crashes, restartFirst, restartLimit)
+	r.crashes++
+	if at := now.Add(pause); at.After(r.retryAt) {
+		r.retryAt = at
+	}
+}
+
+// done notes how an action ended.
+func (r *record) done(act action, err error, now time.Time) {
+	r.doing = ""
+	if err != nil {
+		r.err = err.Error()
+		r.retryAt = now.Add(backoff(r.failures, actionFirst, actionLimit))
+		r.failures++
+		return
+	}
+	r.err, r.failures, r.retryAt = "", 0, time.Time{}
+	if act == actStart || act == actReplace {
+		r.startedAt, r.crashed, r.guestOff = now, false, 0
+	}
+}
+
+func active(d *Domain) bool {
+	return d.State == compute.StateRunning || d.State == compute.StatePaused
+}
