@@ -3,116 +3,161 @@ package readingdb
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net/url"
+	"strings"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
 	"github.com/usance/usance/metering"
+	"github.com/usance/usance/metering/readingdb/embedded"
+	"github.com/usance/usance/sql"
 )
 
-// Store is the readings in one ClickHouse database. All methods may run at the
+// Limits. What goes beyond one fails; nothing is cut short in silence.
+const (
+	// queryTime is how long a query may take; then it is cancelled and ctx's
+	// deadline is the error.
+	queryTime = 60 * time.Second
+	// insertTime is the same for an insert, which waits for the disk.
+	insertTime = 60 * time.Second
+	// maxRows is the most rows a query may return; more is the engine's error
+	// 396. A row is an epoch, an epoch at one instant, a slot or a reading.
+	maxRows = 4_000_000
+	// maxInsertRows is the most readings of one Insert: as one block they are
+	// written as one part a table and month.
+	maxInsertRows = 1_000_000
+)
+
+// unknownDatabase is ClickHouse's error code for a database that does not exist.
+const unknownDatabase = 81
+
+// Store is the readings in one ClickHouse database. Its methods may run at the
 // same time.
 type Store struct {
 	conn driver.Conn
 }
 
-// Total is the largest reading of one epoch so far.
-type Total struct {
-	Tenant    metering.TenantID
-	Instance  metering.InstanceID
-	Registers metering.Registers
-	At        time.Time // of the latest reading
-	Received  time.Time // when the last reading to arrive arrived
+// ParseDSN reads the address of a ClickHouse server, such as
+// clickhouse://user:password@host:9000/usance (its native protocol) or
+// http://user:password@host:8123/usance. Its errors do not repeat the address,
+// which holds a password.
+func ParseDSN(dsn string) (*clickhouse.Options, error) {
+	switch scheme, _, _ := strings.Cut(dsn, "://"); scheme {
+	case "clickhouse", "http", "https":
+	default:
+		return nil, errors.New("ClickHouse address: it must begin with clickhouse://, http:// or https://")
+	}
+	options, err := clickhouse.ParseDSN(dsn)
+	if withAddress := new(url.Error); errors.As(err, &withAddress) {
+		err = withAddress.Err
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ClickHouse address (clickhouse://user:password@host:9000/database is one): %w", err)
+	}
+	return options, nil
 }
 
-// Record is a reading as it is kept.
-type Record struct {
-	metering.Reading
-	Received time.Time // the server's clock when it first came in
+// Open connects to the database that the options name, embedded.Database when
+// they name none, and creates it when it is missing. It takes an embedded
+// server's options and those of ParseDSN alike.
+func Open(ctx context.Context, options *clickhouse.Options) (*Store, error) {
+	o := *options
+	if o.Auth.Database == "" {
+		o.Auth.Database = embedded.Database
+	}
+	conn, err := clickhouse.Open(&o)
+	if err != nil {
+		return nil, fmt.Errorf("ClickHouse at %s: %w", strings.Join(o.Addr, ", "), err)
+	}
+	err = conn.Ping(ctx)
+	if missing := new(clickhouse.Exception); errors.As(err, &missing) && missing.Code == unknownDatabase {
+		if err = createDatabase(ctx, o); err == nil {
+			err = conn.Ping(ctx)
+		}
+	}
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("ClickHouse at %s, database %s: %w", strings.Join(o.Addr, ", "), o.Auth.Database, err)
+	}
+	return &Store{conn}, nil
 }
 
-// Standing is where the meters of one instance stand.
-type Standing struct {
-	Registers metering.Registers // summed over its epochs
-	At        time.Time          // of the latest reading; zero when there is none
-	Epochs    []metering.Reading // per epoch the largest value of each register and the latest time, by that time
+func createDatabase(ctx context.Context, o clickhouse.Options) error {
+	name := o.Auth.Database
+	o.Auth.Database = ""
+	conn, err := clickhouse.Open(&o)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	// A name cannot be a parameter here. Atomic: an embedded engine's default would show the file system.
+	return conn.Exec(ctx, "CREATE DATABASE IF NOT EXISTS `"+strings.NewReplacer(`\`, `\\`, "`", "\\`").Replace(name)+"` ENGINE = Atomic")
 }
 
-// Slot is the largest value of each register of one epoch within one slot.
-type Slot struct {
-	Epoch     metering.EpochID
-	End       time.Time // the slot is (End − metering.SlotLength, End]
-	At        time.Time // of the latest reading within it
-	Registers metering.Registers
-}
-
-var errTODO = errors.New("readingdb: not built yet")
-
-// ParseDSN reads a ClickHouse address such as
-// clickhouse://user:password@host:9000/usance (native) or
-// http://user:password@host:8123/usance.
-func ParseDSN(dsn string) (*clickhouse.Options, error) { return nil, errTODO }
-
-// Open connects to the database the options name ("usance" when they name
-// none), creating it when it is missing. It works on an embedded server's
-// options and on those of ParseDSN alike.
-func Open(ctx context.Context, options *clickhouse.Options) (*Store, error) { return nil, errTODO }
-
-// Close closes all connections.
-func (s *Store) Close() error { return errTODO }
+// Close closes the connections.
+func (s *Store) Close() error { return s.conn.Close() }
 
 // Ping reports whether the database answers.
-func (s *Store) Ping(ctx context.Context) error { return errTODO }
+func (s *Store) Ping(ctx context.Context) error { return s.conn.Ping(ctx) }
 
-// Migrate brings the tables up to date. It may be repeated.
-func (s *Store) Migrate(ctx context.Context) error { return errTODO }
-
-// Insert stores readings; they are on disk when it returns nil. After an error
-// they may be stored or not: repeat it, which is always harmless.
-func (s *Store) Insert(ctx context.Context, c *metering.Columns) error { return errTODO }
-
-// At is R(e,t) of every epoch of a tenant at each instant: per register the
-// largest value over all readings with time ≤ t, however old. The registers of
-// an epoch stand in the order of the instants and are zero where it has no
-// reading yet; an epoch without any reading by the last instant is absent. All
-// of it is one consistent result.
-func (s *Store) At(ctx context.Context, tenant metering.TenantID, instants []time.Time) (map[metering.EpochID][]metering.Registers, error) {
-	return nil, errTODO
+// Migrate brings the tables up to date. It may be repeated, and may run in two
+// programs at once.
+func (s *Store) Migrate(ctx context.Context) error {
+	_, err := sql.MigrateClickHouse(ctx,
+		func(ctx context.Context, statement string) error { return s.conn.Exec(ctx, statement) },
+		func(ctx context.Context) (map[string]string, error) {
+			applied := map[string]string{}
+			err := s.rows(ctx, sql.AppliedClickHouseSQL, nil, func(r driver.Rows) error {
+				var name, checksum string
+				err := r.Scan(&name, &checksum)
+				applied[name] = checksum
+				return err
+			})
+			return applied, err
+		})
+	return err
 }
 
-// Totals are the largest readings of all epochs of the given tenants; of all
-// tenants when tenants is nil. It is one set-based query.
-func (s *Store) Totals(ctx context.Context, tenants []metering.TenantID) (map[metering.EpochID]Total, error) {
-	return nil, errTODO
+// rows runs a query within the limits and calls scan for each row.
+func (s *Store) rows(ctx context.Context, query string, args []any, scan func(driver.Rows) error) error {
+	ctx, cancel := context.WithTimeout(ctx, queryTime)
+	defer cancel()
+	ctx = clickhouse.Context(ctx, clickhouse.WithSettings(clickhouse.Settings{
+		"max_result_rows": maxRows, "result_overflow_mode": "throw",
+	}))
+	rows, err := s.conn.Query(ctx, query, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := scan(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
 }
 
-// Largest are the largest readings of the given epochs, for a host that lost
-// its state. Epochs without a reading are absent.
-func (s *Store) Largest(ctx context.Context, epochs []metering.EpochID) (map[metering.EpochID]metering.Reading, error) {
-	return nil, errTODO
+// In SQL, the registers in their order, and the maximum of each.
+var (
+	registers = strings.Join(metering.RegisterNames(), ", ")
+	maxima    = "max(" + strings.Join(metering.RegisterNames(), "), max(") + ")"
+)
+
+// scanner scans rows whose last columns are the registers; the same
+// destinations serve every row.
+type scanner struct {
+	registers metering.Registers
+	dest      []any
 }
 
-// Readings are the last readings of an instance within (Start, End], at most
-// limit of them, oldest first.
-func (s *Store) Readings(ctx context.Context, tenant metering.TenantID, instance metering.InstanceID, window metering.Window, limit int) ([]Record, error) {
-	return nil, errTODO
-}
-
-// Latest is where the meters of one instance stand; its At is zero when there
-// is no reading.
-func (s *Store) Latest(ctx context.Context, tenant metering.TenantID, instance metering.InstanceID) (Standing, error) {
-	return Standing{}, errTODO
-}
-
-// Summary is where the meters of all instances of a tenant stand. Instances
-// without a reading are absent.
-func (s *Store) Summary(ctx context.Context, tenant metering.TenantID) (map[metering.InstanceID]Standing, error) {
-	return nil, errTODO
-}
-
-// Slots are the slots of an instance that end within (Start, End], by end, then
-// by epoch. A slot without a reading is absent.
-func (s *Store) Slots(ctx context.Context, tenant metering.TenantID, instance metering.InstanceID, window metering.Window) ([]Slot, error) {
-	return nil, errTODO
+func newScanner(columns ...any) *scanner {
+	s := &scanner{dest: columns}
+	for i := range s.registers {
+		s.dest = append(s.dest, &s.registers[i])
+	}
+	return s
 }

@@ -1,0 +1,179 @@
+package readingdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+
+	"github.com/usance/usance/metering"
+)
+
+// maxInstants is the most instants of one At; more are refused.
+const maxInstants = 1000
+
+// Each row counts for the first instant it lies at or before, n counted from 0;
+// what it counts for later ones follows by taking maxima from left to right. So
+// every row is read once, however many instants there are.
+const (
+	atSlotsSQL = `
+SELECT epoch, arrayCount(b -> b < toUnixTimestamp(slot), {bounds:Array(Int64)}) AS n, %s
+FROM reading_slots
+WHERE tenant = {tenant:String} AND slot <= toDateTime({last:Int64}, 'UTC')`
+
+	atReadingsSQL = `
+SELECT epoch, arrayCount(t -> t < toUnixTimestamp64Milli(at), {instants:Array(Int64)}) AS n, %s
+FROM readings
+WHERE tenant = {tenant:String} AND (%s)`
+
+	withinSQL = `at > fromUnixTimestamp64Milli(toInt64(%d), 'UTC') AND at <= fromUnixTimestamp64Milli(toInt64(%d), 'UTC')`
+
+	atSQL = `SELECT epoch, n, %s FROM (%s) GROUP BY epoch, n`
+)
+
+// At is R(e,t) of every epoch of a tenant at each instant: per register the
+// largest value over all readings with time ≤ t, however old. The registers of
+// an epoch stand in the order of the instants, zero where it has no reading
+// yet; an epoch without any reading up to the last instant is absent. All of it
+// is one consistent result. At most 1000 instants.
+func (s *Store) At(ctx context.Context, tenant metering.TenantID, instants []time.Time) (map[metering.EpochID][]metering.Registers, error) {
+	if len(instants) == 0 {
+		return map[metering.EpochID][]metering.Registers{}, nil
+	}
+	if len(instants) > maxInstants {
+		return nil, fmt.Errorf("registers of %s at %d instants: more than %d", tenant, len(instants), maxInstants)
+	}
+	at := ascending(instants)
+	sorted := map[metering.EpochID][]metering.Registers{}
+	query, args := atQuery(tenant, at)
+	var epoch string
+	var n uint32
+	row := newScanner(&epoch, &n)
+	err := s.rows(ctx, query, args, func(r driver.Rows) error {
+		if err := r.Scan(row.dest...); err != nil {
+			return err
+		}
+		if sorted[metering.EpochID(epoch)] == nil {
+			sorted[metering.EpochID(epoch)] = make([]metering.Registers, len(at))
+		}
+		sorted[metering.EpochID(epoch)][n] = row.registers
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("registers of %s: %w", tenant, err)
+	}
+	for epoch, values := range sorted {
+		for i := 1; i < len(values); i++ {
+			values[i] = values[i].Join(values[i-1])
+		}
+		sorted[epoch] = inOrder(values, at, instants)
+	}
+	return sorted, nil
+}
+
+// ascending are the instants in ms since 1970, ascending, each once. Readings
+// have whole milliseconds, so a fraction of one tells nothing apart.
+func ascending(instants []time.Time) []int64 {
+	at := make([]int64, len(instants))
+	for i, t := range instants {
+		at[i] = t.UnixMilli()
+	}
+	slices.Sort(at)
+	return slices.Compact(at)
+}
+
+// inOrder gives the values at ascending instants in the order asked for.
+func inOrder(values []metering.Registers, at []int64, instants []time.Time) []metering.Registers {
+	out := make([]metering.Registers, len(instants))
+	for i, t := range instants {
+		n, _ := slices.BinarySearch(at, t.UnixMilli())
+		out[i] = values[n]
+	}
+	return out
+}
+
+// atQuery takes slots that end at or before an instant from reading_slots, and
+// raw readings only of the slots that an instant lies inside of.
+func atQuery(tenant metering.TenantID, at []int64) (string, []any) {
+	bounds := make([]int64, len(at)) // the last slot's end at or before each instant, s since 1970
+	var inside []string
+	for i, t := range at {
+		bound := time.UnixMilli(t).UTC().Truncate(metering.SlotLength)
+		bounds[i] = bound.Unix()
+		if bound.UnixMilli() < t {
+			inside = append(inside, fmt.Sprintf(withinSQL, bound.UnixMilli(), t))
+		}
+	}
+	from := fmt.Sprintf(atSlotsSQL, registers)
+	args := []any{
+		clickhouse.Named("tenant", string(tenant)),
+		clickhouse.Named("bounds", bounds),
+		clickhouse.Named("last", bounds[len(bounds)-1]),
+	}
+	if len(inside) > 0 {
+		from += "\nUNION ALL" + fmt.Sprintf(atReadingsSQL, registers, strings.Join(inside, "\n OR "))
+		args = append(args, clickhouse.Named("instants", at))
+	}
+	return fmt.Sprintf(atSQL, maxima, from), args
+}
+
+// Slot is the largest value of each register of one epoch within one slot.
+type Slot struct {
+	Epoch     metering.EpochID
+	End       time.Time // the slot is (End − metering.SlotLength, End]
+	At        time.Time // of the latest reading within it
+	Registers metering.Registers
+}
+
+const slotsSQL = `
+SELECT epoch, slot, max(at), %s
+FROM reading_slots
+WHERE tenant = {tenant:String} AND instance = {instance:String}
+  AND slot > toDateTime({start:Int64}, 'UTC') AND slot <= toDateTime({end:Int64}, 'UTC')
+GROUP BY epoch, slot
+ORDER BY slot, epoch`
+
+// Slots are the slots of an instance that end within (Start, End], by end, then
+// by epoch. A slot without a reading is absent.
+func (s *Store) Slots(ctx context.Context, tenant metering.TenantID, instance metering.InstanceID, window metering.Window) ([]Slot, error) {
+	if err := window.Check(); err != nil {
+		return nil, fmt.Errorf("slots of %s: %w", instance, err)
+	}
+	var all []Slot
+	var slot Slot
+	var epoch string
+	row := newScanner(&epoch, &slot.End, &slot.At)
+	err := s.rows(ctx, fmt.Sprintf(slotsSQL, maxima), []any{
+		clickhouse.Named("tenant", string(tenant)),
+		clickhouse.Named("instance", string(instance)),
+		clickhouse.Named("start", window.Start.Unix()),
+		clickhouse.Named("end", window.End.Unix()),
+	}, func(r driver.Rows) error {
+		err := r.Scan(row.dest...)
+		all = append(all, Slot{metering.EpochID(epoch), slot.End.UTC(), slot.At.UTC(), row.registers})
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("slots of %s: %w", instance, err)
+	}
+	return all, nil
+}
+
+// errOverflow is a sum of registers beyond 64 bits: no machine counts that far.
+var errOverflow = errors.New("the sum over its epochs does not fit in 64 bits")
+
+// sum adds the registers of two epochs.
+func sum(a, b metering.Registers) (metering.Registers, error) {
+	total := a.Add(b)
+	for i := range total {
+		if total[i] < a[i] {
+			return total, fmt.Errorf("register %s: %w", metering.Register(i), errOverflow)
+		}
+	}
+	return total, nil
+}
