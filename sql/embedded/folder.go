@@ -125,10 +125,10 @@ func runInitdb(ctx context.Context, cfg Config, account account, initdb, dir str
 	output.follow(stderr)
 	waitErr := shim.Wait()
 	pipe.Close()
-	if err := output.explain("initdb", cfg.Dir, waitErr); err != nil {
-		return errors.Join(ctx.Err(), err)
+	if err := ctx.Err(); err != nil { // whether initdb heeded it or not: it misses interrupts while it probes
+		return fmt.Errorf("initdb on %s: %w", cfg.Dir, err)
 	}
-	return nil
+	return output.explain("initdb", cfg.Dir, waitErr)
 }
 
 // waitForHolders waits until no process of Postgres works on the folder: a
