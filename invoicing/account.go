@@ -10,14 +10,14 @@ import (
 
 // Account is a tenant as somebody who pays.
 type Account struct {
-	Tenant   metering.TenantID `json:"tenant"`
-	Currency money.Currency    `json:"currency"`
-	Plan     string            `json:"plan"` // name of the price plan
+	Tenant   metering.TenantID
+	Currency money.Currency
+	Plan     string // name of the price plan
 	// Zone is where the billing months begin, an IANA name. It never changes.
-	Zone        string       `json:"zone"`
-	CreditLimit money.Amount `json:"credit_limit"` // how far credit may go below zero
-	Tax         TaxRule      `json:"tax"`
-	Created     time.Time    `json:"created"`
+	Zone        string
+	CreditLimit money.Amount // how far credit may go below zero
+	Tax         TaxRule
+	Created     time.Time
 }
 
 // Check reports the first thing that makes a an impossible account.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"time"
 
-	"github.com/usance/usance/metering"
 	"github.com/usance/usance/rating/money"
 )
 
@@ -23,39 +22,30 @@ var (
 // Credit is what a tenant may still spend. Available = Prepaid + Promotional +
 // Limit − Unpaid − Accrued; it may be negative.
 type Credit struct {
-	Prepaid     money.Amount `json:"prepaid"`
-	Promotional money.Amount `json:"promotional"`
-	Limit       money.Amount `json:"limit"`
-	Unpaid      money.Amount `json:"unpaid"`  // of issued invoices
-	Accrued     money.Amount `json:"accrued"` // at most this much, from the accrued cache, grown by its burn since
-	Available   money.Amount `json:"available"`
-	AsOf        time.Time    `json:"as_of"` // when the accrued cost was computed
+	Prepaid     money.Amount
+	Promotional money.Amount
+	Limit       money.Amount
+	Unpaid      money.Amount // of issued invoices
+	Accrued     money.Amount // at most this much, from the accrued cache, grown by its burn since
+	Available   money.Amount
+	AsOf        time.Time // when the accrued cost was computed
 }
 
 // Accrued is what is measured and not yet on an issued invoice: the open
 // period, ended periods not yet issued, and late usage.
 type Accrued struct {
-	AsOf       time.Time        `json:"as_of"`
-	Currency   money.Currency   `json:"currency"`
-	Total      money.Amount     `json:"total"`
-	Lines      []LineItem       `json:"lines"`
-	ByResource []ResourceAmount `json:"by_resource"` // by resource; sums to Total
+	AsOf       time.Time
+	Currency   money.Currency
+	Total      money.Amount
+	Lines      []LineItem
+	ByResource []Share // by resource, pooled rates under ""; they sum to Total
 }
 
-// ResourceAmount is what one resource has accrued. Resource is "" for what
-// belongs to no single resource.
-type ResourceAmount struct {
-	Resource metering.ResourceID `json:"resource"`
-	Amount   money.Amount        `json:"amount"`
-}
+// Burn is how fast cost grows, in billionths of the currency unit an hour.
+type Burn int64
 
-// Running is an instance that costs money by the hour.
-type Running struct {
-	Tenant   metering.TenantID
-	Instance metering.InstanceID
-	Labels   metering.Labels
-	// VCPUs and MemoryMiB are what its running time is multiplied with for the
-	// meters instance.vcpu and instance.memory.
-	VCPUs     int
-	MemoryMiB int64
+// Over is what burning for d costs, rounded up.
+func (b Burn) Over(d time.Duration, currency money.Currency) (money.Amount, error) {
+	perHour := money.Frac(int64(b), 1_000_000_000)
+	return money.Round(perHour.Mul(money.Frac(d.Milliseconds(), time.Hour.Milliseconds())), currency, money.Up)
 }

@@ -1,7 +1,6 @@
 package invoicing
 
 import (
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -35,29 +34,33 @@ type Invoice struct {
 }
 
 // LineItem is one rate, price and tier step of one period. Amount is rounded
-// once over all resources, and Quantity × Price − Allowance = Exact. On an
-// invoice all of these are differences to earlier invoices of the period, so
-// Amount may be a minor unit off Exact, and a line that takes something back is
-// negative.
+// once over all resources: Quantity × Price = Exact, and Exact − Allowance is
+// rounded to Amount. On an invoice all of these are differences to earlier
+// invoices of the period, so Amount may be a minor unit off, and a line that takes
+// something back is negative.
 type LineItem struct {
 	Period metering.Window // the period the usage lies in; earlier than the invoice's for late usage
 	// Key identifies the line within its period, the same on every invoice.
 	Key       string
 	Rate      string
 	Meter     metering.Meter
-	Unit      string         // the price's unit, such as "h" or "GiB"
+	Price     string         // as the plan writes it: "0.0075 per hour"
+	Unit      string         // of Quantity: "hour"
 	Quantity  money.Fraction // in Unit
-	Price     string         // currency units for one Unit, a decimal
 	Exact     money.Fraction // currency units, before rounding
 	Allowance money.Fraction // what a cap takes off, currency units
 	Amount    money.Amount
-	Shares    []Share // by resource; they sum to Amount
+	// BilledExact and Billed are what earlier invoices have of this line, before
+	// and after rounding: Amount = round(BilledExact + Exact − Allowance) − Billed.
+	BilledExact money.Fraction
+	Billed      money.Amount
+	Shares      []Share // by resource; they sum to Amount
 }
 
 // Share is a resource's part of a line.
 type Share struct {
-	Resource metering.ResourceID `json:"resource"`
-	Amount   money.Amount        `json:"amount"`
+	Resource metering.ResourceID // "" for a rate pooled over the tenant
+	Amount   money.Amount
 }
 
 // Description says what the line is for, for people.
@@ -117,54 +120,6 @@ func (i *Invoice) Entry() (ledger.Entry, error) {
 		return ledger.Entry{}, err
 	}
 	return e, e.Check()
-}
-
-// MarshalJSON is the invoice of the API: amounts are decimal strings.
-func (i *Invoice) MarshalJSON() ([]byte, error) {
-	return json.Marshal(struct {
-		ID          InvoiceID         `json:"id"`
-		Number      string            `json:"number"`
-		Tenant      metering.TenantID `json:"tenant"`
-		Start       time.Time         `json:"period_start"`
-		End         time.Time         `json:"period_end"`
-		Cut         time.Time         `json:"cut"`
-		Issued      time.Time         `json:"issued"`
-		Currency    money.Currency    `json:"currency"`
-		Lines       []LineItem        `json:"lines,omitempty"`
-		Net         money.Amount      `json:"net"`
-		TaxRule     TaxRule           `json:"tax_rule"`
-		Tax         money.Amount      `json:"tax"`
-		Gross       money.Amount      `json:"gross"`
-		Promotional money.Amount      `json:"promotional"`
-		Prepaid     money.Amount      `json:"prepaid"`
-		Due         money.Amount      `json:"due"`
-	}{
-		i.ID, i.Number, i.Tenant, i.Period.Start, i.Period.End, i.Cut, i.Issued, i.Currency, i.Lines,
-		i.Net, i.TaxRule, i.Tax, i.Gross, i.Promotional, i.Prepaid, i.Due(),
-	})
-}
-
-// MarshalJSON is the line of the API: exact values are decimals, or quotients
-// such as "2/3" where no short decimal exists.
-func (l LineItem) MarshalJSON() ([]byte, error) {
-	return json.Marshal(struct {
-		Start       time.Time      `json:"period_start"`
-		End         time.Time      `json:"period_end"`
-		Key         string         `json:"key"`
-		Rate        string         `json:"rate"`
-		Meter       metering.Meter `json:"meter"`
-		Description string         `json:"description"`
-		Quantity    string         `json:"quantity"`
-		Unit        string         `json:"unit"`
-		Price       string         `json:"price"`
-		Exact       string         `json:"exact"`
-		Allowance   string         `json:"allowance"`
-		Amount      money.Amount   `json:"amount"`
-		Shares      []Share        `json:"shares"`
-	}{
-		l.Period.Start, l.Period.End, l.Key, l.Rate, l.Meter, l.Description(), l.Quantity.Text(), l.Unit, l.Price,
-		l.Exact.Text(), l.Allowance.Text(), l.Amount, l.Shares,
-	})
 }
 
 // CreditNote takes back all or part of an issued invoice: the only way to lower one.

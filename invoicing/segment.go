@@ -53,33 +53,40 @@ type Odometer struct {
 	Source
 	Billed Level   // W: what closings have billed it up to; its opening before the first
 	Seen   bool    // whether a closing has a segment of it
-	At     []Level // R at the end of each period, the last at the cut
+	At     []Level // R at the end of each span, the last at the cut
 }
 
-// Segment is the climb of an odometer that one closing billed in one period.
-// The usage of a meter in it is the meter at To less the meter at From.
+// Span is a part of a period under one set of prices: all of it, or one window
+// of a time class.
+type Span struct {
+	Period metering.Window
+	Window metering.Window // within Period
+}
+
+// Segment is the climb of an odometer that one closing billed in one span. The
+// usage of a meter in it is the meter at To less the meter at From.
 type Segment struct {
 	Source
-	Period   metering.Window
+	Span
 	From, To Level
 }
 
-// Advance splits what is not billed of the odometers over the periods it lies
-// in; the last period ends at the cut. An odometer that no closing has seen
-// yields at least one segment, an empty one in the last period, so that every
+// Advance splits what is not billed of the odometers over the spans it lies in,
+// which follow each other; the last one is read at the cut. An odometer that no closing has seen
+// yields at least one segment, an empty one in the last span, so that every
 // epoch seen is on record; others only yield segments that climb.
-func Advance(odometers []Odometer, periods []metering.Window) ([]Segment, error) {
+func Advance(odometers []Odometer, spans []Span) ([]Segment, error) {
 	var all []Segment
 	for _, o := range odometers {
-		if len(o.At) != len(periods) {
-			return nil, fmt.Errorf("%s has %d levels for %d periods", o.ID, len(o.At), len(periods))
+		if len(o.At) != len(spans) {
+			return nil, fmt.Errorf("%s has %d levels for %d spans", o.ID, len(o.At), len(spans))
 		}
 		seen, from := o.Seen, o.Billed
-		for i, p := range periods {
+		for i, span := range spans {
 			to := from.Join(o.At[i])
-			last := i == len(periods)-1
+			last := i == len(spans)-1
 			if to != from || last && !seen {
-				all = append(all, Segment{o.Source, p, from, to})
+				all = append(all, Segment{o.Source, span, from, to})
 				seen = true
 			}
 			from = to

@@ -20,8 +20,8 @@ const (
 
 // TaxRule is how a tenant's invoices are taxed. It is frozen on each invoice.
 type TaxRule struct {
-	Category     Category `json:"category"`
-	PercentMilli int32    `json:"percent_milli"` // thousandths of a percent: 25.5 % is 25500
+	Category     Category
+	PercentMilli int32 // thousandths of a percent: 25.5 % is 25500
 }
 
 // Check reports an error for an unknown category or a percentage that does not fit it.

@@ -66,14 +66,21 @@ CREATE TABLE closing_readings (
     seq          integer NOT NULL,
     source       text NOT NULL,            -- epoch or allocation id
     period_start timestamptz NOT NULL,     -- the period the usage lies in; earlier than the closing's for late usage
+    period_end   timestamptz NOT NULL,
+    window_start timestamptz NOT NULL,     -- the part of the period: all of it, or one span of a time class
+    window_end   timestamptz NOT NULL,
     resource     text NOT NULL,
     start_id     text NOT NULL,
     meter        text NOT NULL,            -- of an allocation; '' for an epoch
-    labels       jsonb NOT NULL,
+    flavor       text NOT NULL,
+    image        text NOT NULL,
+    region       text NOT NULL,
+    host_class   text NOT NULL,
     level_from   bigint[] NOT NULL,
     level_to     bigint[] NOT NULL CHECK (cardinality(level_to) = cardinality(level_from)),
-    PRIMARY KEY (tenant, source, seq, period_start),
-    FOREIGN KEY (tenant, seq) REFERENCES closings
+    PRIMARY KEY (tenant, source, seq, window_start),
+    FOREIGN KEY (tenant, seq) REFERENCES closings,
+    CHECK (period_start <= window_start AND window_start < window_end AND window_end <= period_end)
 );
 CREATE INDEX closing_readings_period ON closing_readings (tenant, period_start);
 CREATE INDEX closing_readings_start ON closing_readings (tenant, resource, start_id);
@@ -110,17 +117,30 @@ CREATE TABLE invoices (
     CHECK (promotional + prepaid <= gross)
 );
 
+-- Exact numbers are decimals or quotients ("0.0075", "2/3"); shares are arrays
+-- of equal length, by resource.
 CREATE TABLE invoice_lines (
-    tenant       text NOT NULL,
-    seq          integer NOT NULL,
-    position     integer NOT NULL CHECK (position >= 1),
-    period_start timestamptz NOT NULL,
-    key          text NOT NULL,
-    amount       bigint NOT NULL,
-    item         jsonb NOT NULL,           -- the whole line item, with its shares
+    tenant          text NOT NULL,
+    seq             integer NOT NULL,
+    position        integer NOT NULL CHECK (position >= 1),
+    period_start    timestamptz NOT NULL,  -- the period the usage lies in
+    period_end      timestamptz NOT NULL,
+    key             text NOT NULL,
+    rate            text NOT NULL,
+    meter           text NOT NULL,
+    price           text NOT NULL,
+    unit            text NOT NULL,
+    quantity        text NOT NULL,         -- in unit
+    exact           text NOT NULL,         -- currency units
+    allowance       text NOT NULL,         -- currency units
+    amount          bigint NOT NULL,
+    billed_exact    text NOT NULL,         -- of earlier invoices: exact less allowance
+    billed          bigint NOT NULL,       -- of earlier invoices: amount
+    share_resources text[] NOT NULL,
+    share_amounts   bigint[] NOT NULL CHECK (cardinality(share_amounts) = cardinality(share_resources)),
     PRIMARY KEY (tenant, seq, position),
     UNIQUE (tenant, seq, period_start, key),
-    FOREIGN KEY (tenant, seq) REFERENCES invoices (tenant, seq)
+    FOREIGN KEY (tenant, seq) REFERENCES invoices (tenant, seq) DEFERRABLE INITIALLY DEFERRED
 );
 CREATE INDEX invoice_lines_period ON invoice_lines (tenant, period_start);
 

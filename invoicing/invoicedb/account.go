@@ -1,0 +1,172 @@
+package invoicedb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/usance/usance/invoicing"
+	"github.com/usance/usance/metering"
+	"github.com/usance/usance/rating/money"
+)
+
+const createAccountSQL = `
+WITH created AS (
+    INSERT INTO accounts (tenant, currency, plan, zone, credit_limit, tax_category, tax_percent_milli, created)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+    ON CONFLICT (tenant) DO NOTHING
+    RETURNING tenant, created
+)
+INSERT INTO tenant_accrued (tenant, as_of, closing, amount, burn_nano)
+SELECT tenant, created, 0, 0, 0 FROM created`
+
+// CreateAccount makes the tenant's account, which owes nothing yet. One that is
+// there already stays as it is. A tax rule left out is outside the scope of tax.
+func (s *Store) CreateAccount(ctx context.Context, a invoicing.Account) error {
+	if a.Tax.Category == "" {
+		a.Tax.Category = invoicing.TaxOutside
+	}
+	if a.CreditLimit == (money.Amount{}) {
+		a.CreditLimit.Currency = a.Currency
+	}
+	if err := a.Check(); err != nil {
+		return err
+	}
+	_, err := s.pool.Exec(ctx, createAccountSQL, a.Tenant, a.Currency, a.Plan, a.Zone, a.CreditLimit.Minor,
+		a.Tax.Category, a.Tax.PercentMilli, a.Created.UTC())
+	if err != nil {
+		return fmt.Errorf("create account %s: %w", a.Tenant, err)
+	}
+	return nil
+}
+
+const selectAccountSQL = `
+SELECT a.tenant, a.currency, a.plan, a.zone, a.credit_limit, a.tax_category, a.tax_percent_milli, a.created,
+    coalesce(c.seq, 0), c.period_start, c.period_end, c.cut, coalesce(c.plan, ''), coalesce(c.plan_version, 0), c.unsettled_from, c.closed
+FROM accounts a
+LEFT JOIN LATERAL (SELECT * FROM closings WHERE tenant = a.tenant ORDER BY seq DESC LIMIT 1) c ON true
+`
+
+// Standing is an account and its last closing.
+type Standing struct {
+	invoicing.Account
+	Last invoicing.Closing // Seq 0 before the first
+}
+
+// Standing is the tenant's account and last closing. The error wraps
+// invoicing.ErrNoAccount.
+func (s *Store) Standing(ctx context.Context, tenant metering.TenantID) (Standing, error) {
+	rows, err := s.pool.Query(ctx, selectAccountSQL+`WHERE a.tenant = $1`, tenant)
+	if err != nil {
+		return Standing{}, fmt.Errorf("account %s: %w", tenant, err)
+	}
+	one, err := pgx.CollectExactlyOneRow(rows, scanStanding)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return Standing{}, fmt.Errorf("%w: %q", invoicing.ErrNoAccount, tenant)
+	}
+	if err != nil {
+		return Standing{}, fmt.Errorf("account %s: %w", tenant, err)
+	}
+	return one, nil
+}
+
+// Standings are the accounts after a tenant by id with their last closings, at
+// most limit of them.
+func (s *Store) Standings(ctx context.Context, after metering.TenantID, limit int) ([]Standing, error) {
+	return s.standings(ctx, selectAccountSQL+`WHERE a.tenant > $1 ORDER BY a.tenant LIMIT $2`, after, limit)
+}
+
+// dueSQL finds accounts whose next period has ended; Go's time zones decide
+// again when it is closed.
+const dueSQL = selectAccountSQL + `
+WHERE a.tenant > $1
+  AND $3 >= CASE
+      WHEN c.seq IS NULL THEN (date_trunc('month', a.created AT TIME ZONE a.zone) + interval '1 month') AT TIME ZONE a.zone
+      WHEN c.cut < c.period_end THEN c.period_end
+      ELSE (date_trunc('month', c.period_end AT TIME ZONE a.zone) + interval '1 month') AT TIME ZONE a.zone
+  END
+ORDER BY a.tenant
+LIMIT $2`
+
+// Due are accounts after a tenant by id of which a period that ended by the
+// given time is not closed, at most limit of them.
+func (s *Store) Due(ctx context.Context, after metering.TenantID, ended time.Time, limit int) ([]Standing, error) {
+	return s.standings(ctx, dueSQL, after, limit, ended.UTC())
+}
+
+func (s *Store) standings(ctx context.Context, query string, args ...any) ([]Standing, error) {
+	rows, err := s.pool.Query(ctx, query, args...)
+	if err != nil {
+		return nil, fmt.Errorf("accounts: %w", err)
+	}
+	all, err := pgx.CollectRows(rows, scanStanding)
+	if err != nil {
+		return nil, fmt.Errorf("accounts: %w", err)
+	}
+	return all, nil
+}
+
+func scanStanding(row pgx.CollectableRow) (s Standing, err error) {
+	var start, end, cut, unsettled, closed *time.Time
+	l := &s.Last
+	err = row.Scan(&s.Tenant, &s.Currency, &s.Plan, &s.Zone, &s.CreditLimit.Minor, &s.Tax.Category, &s.Tax.PercentMilli, &s.Created,
+		&l.Seq, &start, &end, &cut, &l.Plan, &l.PlanVersion, &unsettled, &closed)
+	s.CreditLimit.Currency = s.Currency
+	s.Created = s.Created.UTC()
+	l.Tenant = s.Tenant
+	l.Period = metering.Window{Start: utc(start), End: utc(end)}
+	l.Cut, l.Unsettled, l.Closed = utc(cut), utc(unsettled), utc(closed)
+	return s, err
+}
+
+// utc is a nullable time of Postgres; NULL is the zero time.
+func utc(t *time.Time) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return t.UTC()
+}
+
+// null is the reverse of utc.
+func null(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
+}
+
+// PlanVersion is a version of a price plan.
+type PlanVersion struct {
+	Plan    string
+	Version int
+}
+
+const planVersionsSQL = `
+SELECT DISTINCT ON (period_start) period_start, plan, plan_version
+FROM closings
+WHERE tenant = $1
+ORDER BY period_start, seq`
+
+// PlanVersions are the plan versions that the tenant's periods are rated under,
+// by the period's start: each as its first closing fixed it.
+func (s *Store) PlanVersions(ctx context.Context, tenant metering.TenantID) (map[time.Time]PlanVersion, error) {
+	rows, err := s.pool.Query(ctx, planVersionsSQL, tenant)
+	if err != nil {
+		return nil, fmt.Errorf("plan versions of %s: %w", tenant, err)
+	}
+	versions := map[time.Time]PlanVersion{}
+	var start time.Time
+	var v PlanVersion
+	_, err = pgx.ForEachRow(rows, []any{&start, &v.Plan, &v.Version}, func() error {
+		versions[start.UTC()] = v
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("plan versions of %s: %w", tenant, err)
+	}
+	return versions, nil
+}

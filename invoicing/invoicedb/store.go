@@ -1,0 +1,76 @@
+package invoicedb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/big"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+
+	"github.com/usance/usance/metering"
+	"github.com/usance/usance/rating/money"
+)
+
+// ErrConflict: another closing of the tenant was recorded first. Read its state
+// again.
+var ErrConflict = errors.New("another closing came first")
+
+// Store is the books of all tenants. All methods may run at the same time.
+type Store struct {
+	pool *pgxpool.Pool
+	jobs *river.Client[pgx.Tx] // only inserts
+}
+
+// New is a store on a migrated database.
+func New(pool *pgxpool.Pool) (*Store, error) {
+	jobs, err := river.NewClient(riverpgxv5.New(pool), &river.Config{})
+	if err != nil {
+		return nil, fmt.Errorf("invoicedb: job queue: %w", err)
+	}
+	return &Store{pool, jobs}, nil
+}
+
+// Querier is a pool or a transaction.
+type Querier interface {
+	Query(ctx context.Context, query string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, query string, args ...any) pgx.Row
+}
+
+// levelColumn is registers as an array of Postgres; an allocation's level is its
+// first number alone.
+func levelColumn(meter metering.Meter, level metering.Registers) []int64 {
+	n := len(level)
+	if meter != "" {
+		n = 1
+	}
+	values := make([]int64, n)
+	for i := range values {
+		values[i] = int64(level[i])
+	}
+	return values
+}
+
+// levelOf is the reverse. An array written before a register was introduced is
+// shorter: that register stood at 0.
+func levelOf(values []int64) (level metering.Registers, err error) {
+	if len(values) > len(level) {
+		return level, fmt.Errorf("a level of %d numbers, and this program knows %d registers", len(values), len(level))
+	}
+	for i, v := range values {
+		level[i] = uint64(v)
+	}
+	return level, nil
+}
+
+// fraction reads what Fraction.Text wrote.
+func fraction(s string) (money.Fraction, error) {
+	r, ok := new(big.Rat).SetString(s)
+	if !ok {
+		return money.Fraction{}, fmt.Errorf("%q is not a number", s)
+	}
+	return money.FracRat(r), nil
+}
