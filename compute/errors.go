@@ -12,6 +12,8 @@ var (
 	ErrNoFlavor = errors.New("no such flavor")
 	// ErrNoImage: there is no image of that name.
 	ErrNoImage = errors.New("no such image")
+	// ErrDeleted: the instance is being deleted; that cannot be undone.
+	ErrDeleted = errors.New("the instance is being deleted")
 	// ErrInvalid: the order itself cannot be right (a bad name, for example).
 	ErrInvalid = errors.New("invalid order")
 )

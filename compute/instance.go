@@ -12,6 +12,9 @@
 package compute
 
 import (
+	"crypto/sha256"
+	"fmt"
+	"regexp"
 	"time"
 
 	"github.com/usance/usance/metering"
@@ -72,8 +75,28 @@ type Instance struct {
 	Start      metering.StartNo // rises when an order turns it on; 0 before the first
 	Host       metering.HostID  // of the present lease
 	Lease      metering.LeaseNo
+	Answered   uint64 // the newest order that the host has carried out; at most Generation
 	State      State
 	Since      time.Time // when State became so, by the host's clock corrected to the server's
 	Error      string    // what the host said went wrong, while State is failed
+	Address    string    // IPv4 of the guest, when the host knows it
 	Created    time.Time
+}
+
+var hostName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+// CheckName reports an ErrInvalid unless s can be the host name of a guest: 1 to
+// 63 lower-case letters, digits and inner hyphens.
+func CheckName(s string) error {
+	if !hostName.MatchString(s) {
+		return fmt.Errorf("%w: name %q: 1 to 63 lower-case letters, digits and inner hyphens are", ErrInvalid, s)
+	}
+	return nil
+}
+
+// MAC is the hardware address of the instance's first interface: locally
+// administered and derived from the id, so that it is the same wherever it runs.
+func MAC(id metering.InstanceID) string {
+	h := sha256.Sum256([]byte(id))
+	return fmt.Sprintf("02:%02x:%02x:%02x:%02x:%02x", h[0], h[1], h[2], h[3], h[4])
 }

@@ -19,3 +19,87 @@ type Observation struct {
 	Address  string `json:"address,omitempty"`
 	Error    string `json:"error,omitempty"`
 }
+
+// Order is the instance after an order that it be so from now on, for the given
+// reason. What is wanted already changes nothing: then changed is false. Turning
+// it on begins a new start. The error is ErrDeleted once it is wanted deleted.
+func (i Instance) Order(power Power, reason string, now time.Time) (next Instance, changed bool, err error) {
+	switch {
+	case i.Desired == power:
+		return i, false, nil
+	case i.Desired == PowerDeleted:
+		return i, false, ErrDeleted
+	}
+	i.Desired, i.Reason = power, reason
+	i.Generation++
+	if power == PowerRunning {
+		i.Start++
+	}
+	if i.State != StateUnknown { // a host that cannot be reached carries nothing out
+		i.State, i.Since, i.Error = i.underWay(), now, ""
+	}
+	return i, true, nil
+}
+
+// underWay is the state of an instance whose newest order is not carried out yet.
+func (i Instance) underWay() State {
+	if i.Desired == PowerRunning {
+		return StateStarting
+	}
+	return StateStopping
+}
+
+// Observe is the instance after its host said o at received (server's clock),
+// o.Since being corrected to the server's clock. The rules:
+//
+//   - What a lease that is not the present one says is ignored.
+//   - What is wanted does not change, but when the guest powered itself off in the
+//     present start and no newer order waits: then it is wanted stopped.
+//   - As long as an order is not carried out, the state is starting or stopping,
+//     unless something went wrong.
+//   - Deleted counts only when that is wanted and carried out.
+//   - Since is kept while the state is; it never lies in the future, and never
+//     before the previous state began, unless that was unknown.
+func (i Instance) Observe(o Observation, received time.Time) Instance {
+	if o.Lease != i.Lease || i.State == StateDeleted {
+		return i
+	}
+	i.Answered = min(max(i.Answered, o.Generation), i.Generation)
+	answered := i.Answered == i.Generation
+	if o.GuestOff && o.State == StateStopped && o.Start == i.Start && answered && i.Desired == PowerRunning {
+		i.Desired, i.Reason = PowerStopped, ReasonGuest
+		i.Generation++
+		i.Answered = i.Generation
+	}
+	state := o.State
+	switch {
+	case o.State == StateDeleted && (i.Desired != PowerDeleted || !answered):
+		return i
+	case !answered && o.State != StateFailed:
+		state = i.underWay()
+	}
+	i.Address, i.Error = o.Address, ""
+	if state == StateFailed {
+		i.Error = o.Error
+	}
+	if state == i.State {
+		return i
+	}
+	since := o.Since
+	if state != o.State || since.After(received) {
+		since = received
+	}
+	if earliest := i.earliest(); since.Before(earliest) {
+		since = earliest
+	}
+	i.State, i.Since = state, since
+	return i
+}
+
+// earliest is the earliest instant at which the next state can have begun.
+func (i Instance) earliest() time.Time {
+	if i.State == StateUnknown {
+		return i.Created
+	}
+	return i.Since
+}
