@@ -21,8 +21,9 @@ const AppliedClickHouseSQL = `SELECT name, checksum FROM schema_migrations`
 // name. Where engines differ (a cluster's), exec rewrites the statement.
 //
 // ClickHouse has neither transactions nor locks, so a crash, or a second program
-// at the same time, repeats statements: each must be harmless to repeat, and
-// what is recorded twice counts once.
+// at the same time, repeats statements: each must be harmless to repeat (IF NOT
+// EXISTS), and what is recorded twice counts once. In a file a statement ends
+// with a semicolon at the end of a line, and lines that begin with -- are comments.
 func MigrateClickHouse(
 	ctx context.Context,
 	exec func(ctx context.Context, statement string) error,
@@ -65,9 +66,8 @@ func migrateClickHouse(
 	return names, nil
 }
 
-// statements splits a file into statements, each without its final semicolon.
-// One ends with a semicolon at the end of a line; lines that begin with -- are
-// dropped.
+// statements splits a file into statements, each without its final semicolon
+// and without comment lines.
 func statements(text string) []string {
 	var all []string
 	var b strings.Builder

@@ -27,7 +27,7 @@ import (
 //go:embed postgres/*.sql
 var postgresFiles embed.FS
 
-//go:embed clickhouse/*
+//go:embed clickhouse/*.sql
 var clickhouseFiles embed.FS
 
 var (

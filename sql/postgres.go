@@ -2,7 +2,6 @@ package sql
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 
@@ -109,7 +108,7 @@ func migrateRiver(ctx context.Context, pool *pgxpool.Pool) (applied []string, er
 		return nil, fmt.Errorf("migrate the job queue: %w", err)
 	}
 	if _, err := migrator.ExistingVersions(ctx); err != nil { // fails on a version it does not know
-		return nil, errors.Join(ErrNewerSchema, fmt.Errorf("the job queue: %w", err))
+		return nil, fmt.Errorf("%w: the job queue: %w", ErrNewerSchema, err)
 	}
 	done, err := migrator.Migrate(ctx, rivermigrate.DirectionUp, nil)
 	if err != nil {
