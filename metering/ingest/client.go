@@ -1,10 +1,22 @@
 package ingest
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"net/http"
+	"strconv"
+	"strings"
 	"time"
+)
+
+// Limits of what the client reads and obeys.
+const (
+	maxResponseBytes = 4 << 10         // of an answer; the rest is not read
+	maxRetryAfter    = 5 * time.Minute // a longer wait that is asked for is cut to this
 )
 
 var (
@@ -25,6 +37,8 @@ type RetryAfter struct {
 }
 
 func (e *RetryAfter) Error() string { return e.Err.Error() }
+
+// Unwrap is the reason.
 func (e *RetryAfter) Unwrap() error { return e.Err }
 
 // Client sends batches to one control plane.
@@ -36,8 +50,46 @@ type Client struct {
 }
 
 // Send sends one body in the form of metering/wire. When it returns nil, all of
-// it is durable or quarantined. Otherwise the error wraps ErrMalformed,
+// it is durable or in quarantine. Otherwise the error wraps ErrMalformed,
 // ErrUnauthorized or ErrRemoved, or is a *RetryAfter.
 func (c *Client) Send(ctx context.Context, body []byte) (Response, error) {
-	return Response{}, nil
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimSuffix(c.URL, "/")+Path, bytes.NewReader(body))
+	if err != nil {
+		return Response{}, fmt.Errorf("send readings: %w", err)
+	}
+	request.Header.Set("Content-Type", "application/octet-stream")
+	answer, err := c.HTTP.Do(request)
+	if err != nil {
+		return Response{}, &RetryAfter{Err: fmt.Errorf("send readings: %w", err)}
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(answer.Body, maxResponseBytes))
+	if err != nil {
+		return Response{}, &RetryAfter{Err: fmt.Errorf("send readings: read the answer: %w", err)}
+	}
+	if answer.StatusCode != http.StatusOK {
+		return Response{}, refusal(answer, strings.TrimSpace(string(text)))
+	}
+	var response Response
+	if err := json.Unmarshal(text, &response); err != nil {
+		return Response{}, &RetryAfter{Err: fmt.Errorf("send readings: the answer is not one of a control plane: %w", err)}
+	}
+	return response, nil
+}
+
+// refusal is the error of an answer other than 200.
+func refusal(answer *http.Response, reason string) error {
+	switch answer.StatusCode {
+	case http.StatusBadRequest, http.StatusRequestEntityTooLarge:
+		return fmt.Errorf("%w: %s", ErrMalformed, reason)
+	case http.StatusUnauthorized:
+		return fmt.Errorf("%w: %s", ErrUnauthorized, reason)
+	case http.StatusForbidden:
+		return fmt.Errorf("%w: %s", ErrRemoved, reason)
+	}
+	retry := &RetryAfter{Err: fmt.Errorf("send readings: %s: %s", answer.Status, reason)}
+	if seconds, err := strconv.Atoi(answer.Header.Get("Retry-After")); err == nil && seconds > 0 {
+		retry.After = min(time.Duration(seconds)*time.Second, maxRetryAfter)
+	}
+	return retry
 }

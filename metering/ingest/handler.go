@@ -2,16 +2,34 @@ package ingest
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
+	"strconv"
+	"sync"
 	"time"
 
 	"github.com/usance/usance/metering"
+	"github.com/usance/usance/metering/wire"
 )
 
 // Path is where the handler is to be served.
 const Path = "/v1/readings"
+
+// What holds the memory of all requests within bounds. Beyond, 503 is answered.
+const (
+	maxRequests = 256 // at once, from reading the body to the answer
+	maxDecoding = 4   // at once; the others wait
+)
+
+// How long a host is asked to wait, in seconds.
+const (
+	retryBusySeconds  = 1 // too much waits already
+	retryStoreSeconds = 5 // a store failed
+)
 
 var (
 	// ErrUnknownHost is returned by Config.Authenticate for a request without a
@@ -20,6 +38,8 @@ var (
 	// ErrRemovedHost is returned by Config.Authenticate for a host that was
 	// removed. It is answered with 403.
 	ErrRemovedHost = errors.New("removed host")
+	// ErrBusy is wrapped by Take when too many rows wait to be inserted.
+	ErrBusy = errors.New("too many readings wait to be stored")
 )
 
 // Config is what the handler needs. The functions may be called from many
@@ -37,7 +57,7 @@ type Config struct {
 	// Insert makes rows durable. Rows may have been inserted before.
 	Insert func(ctx context.Context, rows *metering.Columns) error
 	// Quarantine keeps readings that are not accepted (now). They may have been
-	// kept before: epoch, time and reason tell them apart.
+	// kept before: host, epoch, time and registers tell them apart.
 	Quarantine func(ctx context.Context, readings []Quarantined) error
 	Log        *slog.Logger // nil: slog.Default()
 }
@@ -55,7 +75,8 @@ type Lease struct {
 	Labels  metering.Labels
 	Granted time.Time // the server's clock
 	Ended   time.Time // when it ended or a newer one was granted; zero while it is in force
-	// MaxBytesPerSecond bounds the growth of each of the host's byte registers; 0: no bound.
+	// MaxBytesPerSecond bounds the growth of each of the byte registers by what
+	// the host can move; 0: no bound.
 	MaxBytesPerSecond uint64
 }
 
@@ -65,7 +86,7 @@ type Reason string
 // The reasons.
 const (
 	ReasonNoLease    Reason = "no-lease"   // the lease was not granted to this host
-	ReasonForeign    Reason = "foreign"    // the epoch is registered for another lease or host
+	ReasonForeign    Reason = "foreign"    // the epoch is registered for another host, instance, lease or start
 	ReasonEarly      Reason = "early"      // before the lease was granted
 	ReasonSuperseded Reason = "superseded" // after the lease ended
 	ReasonTime       Reason = "time"       // running + paused exceed the clock
@@ -73,17 +94,19 @@ const (
 	ReasonFuture     Reason = "future"     // held: not yet, see Quarantined.AdmitAt
 )
 
-// Quarantined is a reading that was not accepted.
+// Quarantined is a reading that was not accepted. Unless the reason is no-lease
+// or foreign, its epoch is registered.
 type Quarantined struct {
 	Host     metering.HostID
-	Tenant   metering.TenantID // "" when the lease is unknown
-	Epoch    metering.Epoch
+	Epoch    metering.Epoch // as the host sent it
 	Reading  metering.Reading
 	Received time.Time // the server's clock
 	Reason   Reason
 	Detail   string // the figures, for people
 	// AdmitAt is set for a reading of the future alone: it is held, and is to be
-	// given to Handler.Take again at that time, which accepts it then.
+	// given to Handler.Take again at that time, which accepts it then. The store
+	// holds it, not the host: a host whose clock was far ahead and was put right
+	// would otherwise be stuck behind its own future for as long.
 	AdmitAt time.Time
 }
 
@@ -96,18 +119,115 @@ type Response struct {
 }
 
 // Handler takes batches. It is an http.Handler for POST Path.
-type Handler struct{ cfg Config }
+type Handler struct {
+	cfg      Config
+	requests chan struct{}
+	decoding chan struct{}
+	known    epochCache
+	rows     coalescer
+}
 
 // New makes a handler. It does no I/O and starts nothing.
-func New(cfg Config) (*Handler, error) { return &Handler{cfg}, nil }
+func New(cfg Config) (*Handler, error) {
+	if cfg.Authenticate == nil || cfg.Known == nil || cfg.Leases == nil ||
+		cfg.Register == nil || cfg.Insert == nil || cfg.Quarantine == nil {
+		return nil, errors.New("ingest: a function of the configuration is missing")
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	return &Handler{
+		cfg:      cfg,
+		requests: make(chan struct{}, maxRequests),
+		decoding: make(chan struct{}, maxDecoding),
+		rows:     coalescer{insert: cfg.Insert, inserts: make(chan struct{}, maxInserts)},
+	}, nil
+}
 
 // ServeHTTP answers 200 with a Response when all of the batch is durable; 400
 // with the reason for a malformed body (413 for one too large), 401 and 403 for
 // hosts that may not send, 503 with Retry-After when it should be sent again.
-func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {}
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
+		http.Error(w, "readings are posted", http.StatusMethodNotAllowed)
+		return
+	}
+	response, err := h.serve(w, r)
+	if err != nil {
+		h.refuse(w, r, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(response) // a host that went away sends again
+}
 
-// Take accepts a batch of the host as if it had been sent now: for held readings
-// whose time has come and for those an operator admits.
-func (h *Handler) Take(ctx context.Context, host metering.HostID, b *metering.Batch) (Response, error) {
-	return Response{}, nil
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request) (Response, error) {
+	host, err := h.cfg.Authenticate(r)
+	if err != nil {
+		return Response{}, err
+	}
+	select {
+	case h.requests <- struct{}{}:
+		defer func() { <-h.requests }()
+	default:
+		return Response{}, fmt.Errorf("%w: %d requests", ErrBusy, maxRequests)
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, wire.MaxBodyBytes))
+	if err != nil {
+		return Response{}, fmt.Errorf("read the body of host %s: %w", host, err)
+	}
+	response, err := h.decodeAndTake(r.Context(), host, body)
+	if err != nil {
+		return Response{}, fmt.Errorf("readings of host %s: %w", host, err)
+	}
+	return response, nil
+}
+
+// batches is memory for decoded bodies.
+var batches = sync.Pool{New: func() any { return new(wire.Batch) }}
+
+func (h *Handler) decodeAndTake(ctx context.Context, host metering.HostID, body []byte) (Response, error) {
+	b := batches.Get().(*wire.Batch)
+	defer batches.Put(b)
+	select {
+	case h.decoding <- struct{}{}:
+	case <-ctx.Done():
+		return Response{}, ctx.Err()
+	}
+	err := wire.Decode(b, body)
+	<-h.decoding
+	if err != nil {
+		return Response{}, err
+	}
+	return h.take(ctx, host, b, time.Now().UTC())
+}
+
+// refuse turns an error into its status. What the host can do nothing about is
+// logged as an error and answered with 503, without its text.
+func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	var tooLarge *http.MaxBytesError
+	log := h.cfg.Log.With("remote", r.RemoteAddr, "err", err)
+	switch {
+	case errors.Is(err, wire.ErrMalformed):
+		log.Warn("a malformed batch is refused")
+		http.Error(w, err.Error(), http.StatusBadRequest)
+	case errors.As(err, &tooLarge):
+		log.Warn("a batch that is too large is refused")
+		http.Error(w, fmt.Sprintf("a body of more than %d bytes", tooLarge.Limit), http.StatusRequestEntityTooLarge)
+	case errors.Is(err, ErrUnknownHost):
+		log.Warn("readings of an unknown host are refused")
+		http.Error(w, ErrUnknownHost.Error(), http.StatusUnauthorized)
+	case errors.Is(err, ErrRemovedHost):
+		log.Warn("readings of a removed host are refused")
+		http.Error(w, ErrRemovedHost.Error(), http.StatusForbidden)
+	case errors.Is(err, ErrBusy):
+		log.Warn("readings are put off")
+		w.Header().Set("Retry-After", strconv.Itoa(retryBusySeconds))
+		http.Error(w, ErrBusy.Error(), http.StatusServiceUnavailable)
+	default:
+		log.Error("readings could not be stored")
+		w.Header().Set("Retry-After", strconv.Itoa(retryStoreSeconds))
+		http.Error(w, "the readings could not be stored", http.StatusServiceUnavailable)
+	}
 }

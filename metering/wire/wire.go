@@ -71,3 +71,18 @@ func (b *Batch) Rows() *metering.Batch {
 	}
 	return rows
 }
+
+// Keep drops all readings but those with the given numbers, which must rise.
+func (b *Batch) Keep(rows []int) {
+	b.Epoch, b.AtMS = keep(b.Epoch, rows), keep(b.AtMS, rows)
+	for reg := range b.Registers {
+		b.Registers[reg] = keep(b.Registers[reg], rows)
+	}
+}
+
+func keep[T any](column []T, rows []int) []T {
+	for to, from := range rows {
+		column[to] = column[from]
+	}
+	return column[:len(rows)]
+}

@@ -1,0 +1,107 @@
+package ingest
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/usance/usance/metering"
+)
+
+// The rows of many hosts go into one insert: ClickHouse likes few large ones.
+const (
+	flushRows      = 10_000                 // from here on an insert does not wait for more
+	flushDelay     = 200 * time.Millisecond // nor longer than this after its first row
+	maxInserts     = 2                      // at once; meanwhile the next one grows
+	maxWaitingRows = 200_000                // not yet stored; beyond, ErrBusy
+	insertTimeout  = time.Minute            // then all its requests fail and are sent again
+)
+
+// coalescer joins the rows of concurrent requests. The first request of a group
+// waits for the others, inserts for all, and tells them; so there is nothing to
+// start or to stop.
+type coalescer struct {
+	insert  func(ctx context.Context, rows *metering.Columns) error
+	inserts chan struct{} // a place for each insert that may run
+
+	mu      sync.Mutex
+	open    *group // takes rows; nil: the next request begins one
+	waiting int    // rows of all groups
+}
+
+// group is one insert.
+type group struct {
+	rows *metering.Columns
+	full chan struct{} // closed when it has flushRows
+	done chan struct{} // closed when err is set
+	err  error
+}
+
+// columns is memory for rows.
+var columns = sync.Pool{New: func() any { return new(metering.Columns) }}
+
+// add inserts n rows, which appendTo appends, together with those of others. It
+// returns when they are durable, could not be stored, or ctx ended (they may be
+// stored then); ErrBusy when too many wait.
+func (c *coalescer) add(ctx context.Context, n int, appendTo func(*metering.Columns)) error {
+	c.mu.Lock()
+	if c.waiting+n > maxWaitingRows {
+		c.mu.Unlock()
+		return fmt.Errorf("%w: %d rows", ErrBusy, maxWaitingRows)
+	}
+	c.waiting += n
+	g, first := c.open, c.open == nil
+	if first {
+		g = &group{rows: columns.Get().(*metering.Columns), full: make(chan struct{}), done: make(chan struct{})}
+		c.open = g
+	}
+	appendTo(g.rows)
+	if g.rows.Len() >= flushRows {
+		c.open = nil
+		close(g.full)
+	}
+	c.mu.Unlock()
+
+	if first {
+		c.lead(context.WithoutCancel(ctx), g) // the others' rows do not depend on this request
+		return g.err
+	}
+	select {
+	case <-g.done:
+		return g.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// lead waits until the group is full or old enough, and inserts it.
+func (c *coalescer) lead(ctx context.Context, g *group) {
+	timer := time.NewTimer(flushDelay)
+	defer timer.Stop()
+	select {
+	case <-g.full:
+	case <-timer.C:
+	}
+	c.inserts <- struct{}{}
+	c.mu.Lock()
+	if c.open == g {
+		c.open = nil
+	}
+	c.mu.Unlock()
+
+	ctx, cancel := context.WithTimeout(ctx, insertTimeout)
+	defer cancel()
+	n := g.rows.Len()
+	if g.err = c.insert(ctx, g.rows); g.err != nil {
+		g.err = fmt.Errorf("insert %d readings: %w", n, g.err)
+	}
+	<-c.inserts
+
+	c.mu.Lock()
+	c.waiting -= n
+	c.mu.Unlock()
+	g.rows.Reset()
+	columns.Put(g.rows)
+	close(g.done)
+}

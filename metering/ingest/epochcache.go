@@ -1,0 +1,53 @@
+package ingest
+
+import (
+	"sync"
+	"time"
+
+	"github.com/usance/usance/metering"
+)
+
+// maxCachedEpochs bounds a generation of the cache: at about 500 bytes each, both
+// generations take at most 50 MB. An epoch that falls out is asked for again.
+const maxCachedEpochs = 50_000
+
+// cachedEpoch is a registered epoch and its lease as it was read at checked.
+type cachedEpoch struct {
+	record  metering.EpochRecord
+	lease   Lease
+	checked time.Time
+}
+
+// epochCache remembers the epochs used last, in two generations: when the young
+// one is full it becomes the old one, and what is not used again goes with it.
+// The zero value is empty.
+type epochCache struct {
+	mu         sync.Mutex
+	young, old map[metering.EpochID]cachedEpoch
+}
+
+func (c *epochCache) get(id metering.EpochID) (cachedEpoch, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e, ok := c.young[id]; ok {
+		return e, true
+	}
+	e, ok := c.old[id]
+	if ok {
+		c.add(e)
+	}
+	return e, ok
+}
+
+func (c *epochCache) put(e cachedEpoch) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.add(e)
+}
+
+func (c *epochCache) add(e cachedEpoch) {
+	if c.young == nil || len(c.young) >= maxCachedEpochs {
+		c.young, c.old = make(map[metering.EpochID]cachedEpoch), c.young
+	}
+	c.young[e.record.ID] = e
+}

@@ -1,0 +1,196 @@
+package ingest
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/usance/usance/metering"
+	"github.com/usance/usance/metering/wire"
+)
+
+// leaseTTL is how long the handler relies on what it read of a lease. It is
+// shorter than leaseTolerance, so the end of a lease is known before it matters.
+const leaseTTL = time.Minute
+
+// Take accepts a batch of the host as if it had been sent now: for held readings
+// whose time has come. When it returns nil, every reading is durable, in
+// quarantine or held. The error wraps wire.ErrMalformed for a batch that could
+// not have been sent, ErrBusy, or is one of a store.
+func (h *Handler) Take(ctx context.Context, host metering.HostID, batch *metering.Batch) (Response, error) {
+	body, err := wire.Encode(nil, batch)
+	if err != nil {
+		return Response{}, fmt.Errorf("%w: %w", wire.ErrMalformed, err)
+	}
+	return h.decodeAndTake(ctx, host, body)
+}
+
+// take judges a batch and stores it: what is not accepted first, so that nothing
+// is answered for before it is kept. Refused readings are taken out of b.
+func (h *Handler) take(ctx context.Context, host metering.HostID, b *wire.Batch, received time.Time) (Response, error) {
+	response := Response{ServerTime: received}
+	epochs, err := h.standings(ctx, host, b.Epochs, received)
+	if err != nil {
+		return response, err
+	}
+	refused := judgeAll(host, b, epochs, received)
+	if len(refused) > 0 {
+		for i := range refused {
+			if refused[i].Reason == ReasonFuture {
+				response.Held++
+			}
+		}
+		response.Quarantined = len(refused) - response.Held
+		h.cfg.Log.Warn("readings are not accepted", "host", host, "quarantined", response.Quarantined,
+			"held", response.Held, "reason", refused[0].Reason, "detail", refused[0].Detail)
+		if err := h.cfg.Quarantine(ctx, refused); err != nil {
+			return response, fmt.Errorf("quarantine %d readings: %w", len(refused), err)
+		}
+	}
+	response.Accepted = b.Len()
+	if b.Len() == 0 {
+		return response, nil
+	}
+	return response, h.rows.add(ctx, b.Len(), func(rows *metering.Columns) { appendRows(rows, b, epochs, received) })
+}
+
+// judgeAll takes the readings that are not accepted out of b and returns them.
+func judgeAll(host metering.HostID, b *wire.Batch, epochs []standing, received time.Time) []Quarantined {
+	var refused []Quarantined
+	accepted := make([]int, 0, b.Len())
+	for i := range b.Len() {
+		reason, detail := epochs[b.Epoch[i]].judge(b, i, received)
+		if reason == "" {
+			accepted = append(accepted, i)
+			continue
+		}
+		q := Quarantined{Host: host, Epoch: b.Epochs[b.Epoch[i]], Reading: b.Reading(i),
+			Received: received, Reason: reason, Detail: detail}
+		if reason == ReasonFuture {
+			q.AdmitAt = q.Reading.At.Add(-clockTolerance)
+		}
+		refused = append(refused, q)
+	}
+	if len(refused) > 0 {
+		b.Keep(accepted)
+	}
+	return refused
+}
+
+// appendRows appends the readings of b, registers column by column.
+func appendRows(rows *metering.Columns, b *wire.Batch, epochs []standing, received time.Time) {
+	receivedMS := received.UnixMilli()
+	for _, epoch := range b.Epoch {
+		record := &epochs[epoch].record
+		rows.Tenant = append(rows.Tenant, string(record.Tenant))
+		rows.Instance = append(rows.Instance, string(record.Instance))
+		rows.Epoch = append(rows.Epoch, string(record.ID))
+		rows.ReceivedMS = append(rows.ReceivedMS, receivedMS)
+	}
+	rows.AtMS = append(rows.AtMS, b.AtMS...)
+	for reg := range rows.Registers {
+		rows.Registers[reg] = append(rows.Registers[reg], b.Registers[reg]...)
+	}
+}
+
+// standings finds out what the control plane knows of each epoch, and registers
+// those it has not seen. Epochs seen within leaseTTL ask no store.
+func (h *Handler) standings(ctx context.Context, host metering.HostID, epochs []metering.Epoch, now time.Time) ([]standing, error) {
+	all := make([]standing, len(epochs))
+	var unknown, stale []int
+	for i := range epochs {
+		cached, ok := h.known.get(epochs[i].ID)
+		switch {
+		case !ok:
+			unknown = append(unknown, i)
+		case now.Sub(cached.checked) >= leaseTTL:
+			stale = append(stale, i)
+			fallthrough
+		default:
+			all[i].record, all[i].lease = cached.record, cached.lease
+		}
+	}
+	if len(unknown)+len(stale) > 0 {
+		if err := h.lookUp(ctx, host, epochs, all, unknown, stale, now); err != nil {
+			return nil, err
+		}
+	}
+	for i := range all {
+		if s, e := &all[i], &epochs[i]; s.refused == "" {
+			s.compare(host, e)
+		}
+	}
+	return all, nil
+}
+
+// lookUp asks the stores for the epochs that are unknown and for the leases of
+// those that are stale, registers what is new, and remembers all of it.
+func (h *Handler) lookUp(ctx context.Context, host metering.HostID, epochs []metering.Epoch, all []standing, unknown, stale []int, now time.Time) error {
+	known := map[metering.EpochID]metering.EpochRecord{}
+	if len(unknown) > 0 {
+		ids := make([]metering.EpochID, len(unknown))
+		for n, i := range unknown {
+			ids[n] = epochs[i].ID
+		}
+		var err error
+		if known, err = h.cfg.Known(ctx, ids); err != nil {
+			return fmt.Errorf("look up %d epochs: %w", len(ids), err)
+		}
+	}
+	for _, i := range unknown {
+		if record, ok := known[epochs[i].ID]; ok {
+			all[i].record = record
+		} else {
+			all[i].record = metering.EpochRecord{Epoch: epochs[i]}
+		}
+	}
+	asked := append(unknown, stale...)
+	leases, err := h.leases(ctx, all, asked)
+	if err != nil {
+		return err
+	}
+	var fresh []metering.EpochRecord
+	for _, i := range asked {
+		s := &all[i]
+		lease, granted := leases[LeaseKey{s.record.Instance, s.record.Lease}]
+		if !granted || s.record.Host == "" && lease.Host != host {
+			s.refused = ReasonNoLease
+			s.detail = fmt.Sprintf("lease %d of %s was not granted to %s", s.record.Lease, s.record.Instance, host)
+			continue
+		}
+		s.lease = lease
+		if s.record.Host == "" {
+			s.record.Tenant, s.record.Host, s.record.Labels = lease.Tenant, lease.Host, lease.Labels
+			fresh = append(fresh, s.record)
+		}
+	}
+	if len(fresh) > 0 {
+		if err := h.cfg.Register(ctx, fresh); err != nil {
+			return fmt.Errorf("register %d epochs: %w", len(fresh), err)
+		}
+	}
+	for _, i := range asked {
+		if all[i].refused == "" {
+			h.known.put(cachedEpoch{record: all[i].record, lease: all[i].lease, checked: now})
+		}
+	}
+	return nil
+}
+
+// leases asks for the leases of some of the epochs.
+func (h *Handler) leases(ctx context.Context, all []standing, some []int) (map[LeaseKey]Lease, error) {
+	keys := make([]LeaseKey, 0, len(some))
+	asked := make(map[LeaseKey]bool, len(some))
+	for _, i := range some {
+		key := LeaseKey{all[i].record.Instance, all[i].record.Lease}
+		if !asked[key] {
+			asked[key] = true
+			keys = append(keys, key)
+		}
+	}
+	leases, err := h.cfg.Leases(ctx, keys)
+	if err != nil {
+		return nil, fmt.Errorf("look up %d leases: %w", len(keys), err)
+	}
+	return leases, nil
+}
