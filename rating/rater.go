@@ -171,3 +171,26 @@ func larger(a, b metering.Quantity) metering.Quantity {
 	}
 	return b
 }
+
+// CapBelowMinimum reports whether one start of the rate's minimum alone costs
+// more than its cap allows, in a month of 28 days, where it costs most.
+func (p *Plan) CapBelowMinimum(r *Rate) (bool, error) {
+	february := time.Date(2027, 2, 1, 0, 0, 0, 0, time.UTC)
+	rater := Rater{plan: p, period: metering.Window{Start: february, End: february.AddDate(0, 1, 0)}, seconds: 28 * 86400}
+	rate, err := rater.price(r)
+	if err != nil {
+		return false, err
+	}
+	if !r.Cap.Set || r.Minimum.IsZero() {
+		return false, nil
+	}
+	one := metering.Thousandths(1)
+	parts := rate.parts(rate.minimum)
+	rate.bound(parts, one, one)
+	for _, p := range parts {
+		if p.Allowance.Sign() > 0 {
+			return true, nil
+		}
+	}
+	return false, nil
+}

@@ -131,3 +131,11 @@ func (p *Plan) eachLabels(rates []int, f func(*metering.Labels, []string)) {
 		}
 	}
 }
+
+// Sells reports whether some rate for the meter fits the flavor, whatever the
+// other labels and the time.
+func (p *Plan) Sells(meter metering.Meter, flavor string) bool {
+	return slices.ContainsFunc(p.Rates, func(r Rate) bool {
+		return r.Meter == meter && allows(r.Where.Flavor, flavor)
+	})
+}

@@ -1,0 +1,230 @@
+package planfile
+
+import (
+	"strings"
+
+	"gopkg.in/yaml.v3"
+
+	"github.com/usance/usance/metering"
+	"github.com/usance/usance/rating"
+)
+
+// rate reads one rate. Units depend on the meter, so that is read first.
+func (d *decoder) rate(n *yaml.Node, plan *rating.Plan) rating.Rate {
+	var r rating.Rate
+	base, known := "", false
+	if m := child(n, "meter"); m != nil {
+		if s, ok := d.scalar(m); ok {
+			r.Meter = metering.Meter(s)
+			if base, known = r.Meter.BaseUnit(); !known {
+				d.errorf(m, "there is no meter %q; the meters are %s", s, meterNames())
+			}
+		}
+	}
+	span := func(to *rating.Span) func(*yaml.Node) {
+		return func(n *yaml.Node) {
+			if known {
+				*to = d.span(n, base)
+			}
+		}
+	}
+	var price, steps *yaml.Node
+	d.mapping(n, "a rate", fields{
+		"id":          func(n *yaml.Node) { r.ID = d.name(n) },
+		"meter":       nil,
+		"where":       func(n *yaml.Node) { r.Where = d.where(n, plan) },
+		"price":       func(n *yaml.Node) { price = n },
+		"tiers":       func(n *yaml.Node) { r.Tiers = rating.Tiers(d.choice(n, "graduated", "volume", "package")) },
+		"steps":       func(n *yaml.Node) { steps = n },
+		"pool":        func(n *yaml.Node) { r.Pool = rating.Pool(d.choice(n, "resource", "tenant")) },
+		"minimum":     span(&r.Minimum),
+		"granularity": span(&r.Granularity),
+		"included":    nil,
+		"cap":         func(n *yaml.Node) { r.Cap = d.cap(n, base) },
+		"on_resize":   func(n *yaml.Node) { r.OnResize = rating.OnResize(d.choice(n, "prorate", "restart")) },
+	}, "id", "meter")
+	if in := child(n, "included"); in != nil && known {
+		r.Included = d.included(in, base, r.Pool)
+	}
+	switch {
+	case n.Kind != yaml.MappingNode || !known:
+	case price == nil && steps == nil:
+		d.errorf(n, "a rate needs a price, such as %s, or steps", priceExamples[base])
+	case price != nil && steps != nil:
+		d.errorf(steps, "a rate has either a price or steps")
+	case price != nil:
+		if child(n, "tiers") != nil && r.Tiers != rating.Package {
+			d.errorf(child(n, "tiers"), "tiers need steps in place of a price")
+		}
+		r.Steps = []rating.Step{d.price(price, base)}
+	default:
+		r.Steps = d.steps(steps, base)
+	}
+	if r.Tiers == rating.Package {
+		d.packages(n, &r)
+	}
+	return r
+}
+
+func meterNames() string {
+	var names []string
+	for _, m := range metering.Meters() {
+		names = append(names, string(m))
+	}
+	return quoted(names)
+}
+
+func (d *decoder) span(n *yaml.Node, base string) rating.Span {
+	s, ok := d.scalar(n)
+	if !ok {
+		return rating.Span{}
+	}
+	span, err := parseSpan(s, base)
+	if err != nil {
+		d.errorf(n, "%v", err)
+	}
+	return span
+}
+
+func (d *decoder) price(n *yaml.Node, base string) rating.Step {
+	s, ok := d.scalar(n)
+	if !ok {
+		return rating.Step{}
+	}
+	step, err := parsePrice(s, base)
+	if err != nil {
+		d.errorf(n, "price: %v", err)
+	}
+	return step
+}
+
+// steps reads the steps of a rate: rising, the last without an end.
+func (d *decoder) steps(n *yaml.Node, base string) []rating.Step {
+	if n.Kind != yaml.SequenceNode || len(n.Content) == 0 {
+		d.errorf(n, "steps must be a list such as [{up to: %s, price: %s}, {price: …}]", examples[base], priceExamples[base])
+		return nil
+	}
+	var steps []rating.Step
+	last := len(n.Content) - 1
+	for i, item := range n.Content {
+		var step rating.Step
+		var upTo *yaml.Node
+		d.mapping(item, "a step", fields{
+			"up to": func(n *yaml.Node) { upTo = n },
+			"price": func(n *yaml.Node) { step = d.price(n, base) },
+		}, "price")
+		switch {
+		case item.Kind != yaml.MappingNode:
+		case i == last && upTo != nil:
+			d.errorf(upTo, "the last step has an end, so usage above it would have no price; leave its up to away")
+		case i < last && upTo == nil:
+			d.errorf(item, "only the last step goes without up to")
+		case upTo != nil:
+			step.UpTo = d.span(upTo, base)
+			if i > 0 && !step.UpTo.IsZero() && !steps[i-1].UpTo.IsZero() && !above(step.UpTo, steps[i-1].UpTo) {
+				d.errorf(upTo, "steps out of order: up to %s does not lie above up to %s before it", step.UpTo.Text, steps[i-1].UpTo.Text)
+			}
+		}
+		steps = append(steps, step)
+	}
+	return steps
+}
+
+// packages checks that started price units can be counted.
+func (d *decoder) packages(n *yaml.Node, r *rating.Rate) {
+	for _, s := range r.Steps {
+		if s.Unit.Den > 1 {
+			d.errorf(n, "tiers: package counts started units, and %s is no whole number of MiB-s; a unit such as GiB-month is", s.Unit.Name)
+		}
+	}
+}
+
+func (d *decoder) where(n *yaml.Node, plan *rating.Plan) rating.Where {
+	var w rating.Where
+	values := func(to *[]string) func(*yaml.Node) {
+		return func(n *yaml.Node) {
+			for _, item := range d.list(n) {
+				if s, ok := d.scalar(item); ok {
+					*to = append(*to, s)
+				}
+			}
+		}
+	}
+	d.mapping(n, "where", fields{
+		"flavor":     values(&w.Flavor),
+		"image":      values(&w.Image),
+		"region":     values(&w.Region),
+		"host_class": values(&w.HostClass),
+		"time":       values(&w.Time),
+	})
+	d.classes = append(d.classes, classUse{child(n, "time"), w.Time})
+	return w
+}
+
+// included reads "500 GiB", "500 GiB per instance-month", "… per tenant", "… per resource".
+func (d *decoder) included(n *yaml.Node, base string, pool rating.Pool) rating.Included {
+	s, ok := d.scalar(n)
+	if !ok {
+		return rating.Included{}
+	}
+	amount, per, _ := strings.Cut(s, " per ")
+	span, err := parseSpan(strings.TrimSpace(amount), base)
+	if err != nil {
+		d.errorf(n, "included: %v", err)
+	}
+	in := rating.Included{Amount: span}
+	switch strings.TrimSpace(per) {
+	case "", "month":
+	case "tenant", "tenant-month":
+		if pool != rating.PoolTenant {
+			d.errorf(n, "included per tenant needs pool: tenant; per resource and per instance-month do without")
+		}
+	case "resource", "resource-month":
+		in.Per = rating.PerResource
+	case "instance-month":
+		in.Per = rating.PerInstanceMonth
+	default:
+		d.errorf(n, "included per %q is not known; per tenant, per resource and per instance-month are", per)
+	}
+	return in
+}
+
+// cap reads "4.90 per month", "4.90", "672 h", "672 h per month".
+func (d *decoder) cap(n *yaml.Node, base string) rating.Cap {
+	s, ok := d.scalar(n)
+	if !ok || base == "" {
+		return rating.Cap{}
+	}
+	c := rating.Cap{Set: true, Text: s}
+	bound, per, dated := strings.Cut(s, " per ")
+	if per = strings.TrimSpace(per); dated && per != "month" {
+		d.errorf(n, "a cap per %q is not known; 4.90 per month is, and 672 h", per)
+		return c
+	}
+	var err error
+	if strings.Contains(bound, " ") {
+		c.Units, err = parseSpan(bound, base)
+	} else {
+		c.Nano, err = parseDecimal(bound)
+	}
+	if err != nil {
+		d.errorf(n, "cap: %v", err)
+	}
+	return c
+}
+
+// shortMonth and longMonth are what a month has at least and at most, in seconds.
+const (
+	shortMonth = 28 * 86400
+	longMonth  = 31*86400 + 3600
+)
+
+// above reports whether a lies above b in every month.
+func above(a, b rating.Span) bool {
+	for _, month := range []uint64{shortMonth, longMonth} {
+		if spanRat(a, month).Cmp(spanRat(b, month)) <= 0 {
+			return false
+		}
+	}
+	return true
+}
