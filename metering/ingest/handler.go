@@ -98,7 +98,8 @@ const (
 // or foreign, its epoch is registered.
 type Quarantined struct {
 	Host     metering.HostID
-	Epoch    metering.Epoch // as the host sent it
+	Tenant   metering.TenantID // "" when the lease is unknown
+	Epoch    metering.Epoch    // as the host sent it
 	Reading  metering.Reading
 	Received time.Time // the server's clock
 	Reason   Reason

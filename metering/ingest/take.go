@@ -59,13 +59,14 @@ func judgeAll(host metering.HostID, b *wire.Batch, epochs []standing, received t
 	var refused []Quarantined
 	accepted := make([]int, 0, b.Len())
 	for i := range b.Len() {
-		reason, detail := epochs[b.Epoch[i]].judge(b, i, received)
+		epoch := &epochs[b.Epoch[i]]
+		reason, detail := epoch.judge(b, i, received)
 		if reason == "" {
 			accepted = append(accepted, i)
 			continue
 		}
-		q := Quarantined{Host: host, Epoch: b.Epochs[b.Epoch[i]], Reading: b.Reading(i),
-			Received: received, Reason: reason, Detail: detail}
+		q := Quarantined{Host: host, Tenant: epoch.record.Tenant, Epoch: b.Epochs[b.Epoch[i]],
+			Reading: b.Reading(i), Received: received, Reason: reason, Detail: detail}
 		if reason == ReasonFuture {
 			q.AdmitAt = q.Reading.At.Add(-clockTolerance)
 		}
