@@ -40,11 +40,15 @@ func TestMain(m *testing.M) {
 }
 
 func config(dir string) Config {
+	program, err := os.Executable()
+	if err != nil {
+		panic(err)
+	}
 	return Config{
 		Dir:      filepath.Join(dir, "data"),
 		RunDir:   filepath.Join(dir, "run"),
 		Log:      slog.New(slog.DiscardHandler),
-		Command:  []string{os.Args[0], ChildCommand},
+		Command:  []string{program, ChildCommand},
 		Settings: []string{"fsync=off", "shared_buffers=16MB"},
 	}
 }
