@@ -134,6 +134,25 @@ func (s *Store) OfTenant(ctx context.Context, tenant metering.TenantID, window m
 	return all, nil
 }
 
+const ofTenantsSQL = `
+SELECT id, tenant, resource, meter, flavor, image, region, host_class, amount, started_at, ended_at
+FROM allocations
+WHERE tenant = ANY ($1) AND started_at < $3 AND (ended_at IS NULL OR ended_at > $2)
+ORDER BY tenant, started_at, id`
+
+// OfTenants is OfTenant for many tenants in one query, by tenant.
+func (s *Store) OfTenants(ctx context.Context, tenants []metering.TenantID, window metering.Window) ([]metering.Allocation, error) {
+	rows, err := s.pool.Query(ctx, ofTenantsSQL, tenants, window.Start.UTC(), window.End.UTC())
+	if err != nil {
+		return nil, fmt.Errorf("allocations of %d tenants in %s: %w", len(tenants), window, err)
+	}
+	all, err := pgx.CollectRows(rows, scan)
+	if err != nil {
+		return nil, fmt.Errorf("allocations of %d tenants in %s: %w", len(tenants), window, err)
+	}
+	return all, nil
+}
+
 func scan(row pgx.CollectableRow) (a metering.Allocation, err error) {
 	var end *time.Time
 	l := &a.Labels

@@ -1,0 +1,224 @@
+package epochdb_test
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/usance/usance/metering"
+	"github.com/usance/usance/metering/epochdb"
+	"github.com/usance/usance/metering/ingest"
+	"github.com/usance/usance/sql/sqltest"
+)
+
+var opened = time.Date(2026, 11, 1, 12, 0, 0, 123e6, time.UTC)
+
+// record is the n-th epoch of a tenant on a host, different in every field.
+func record(n int, tenant metering.TenantID, host metering.HostID) metering.EpochRecord {
+	var opening metering.Registers
+	for i := range opening {
+		opening[i] = uint64(n*100 + i)
+	}
+	opening[metering.CPUNS] = math.MaxInt64
+	return metering.EpochRecord{
+		Epoch: metering.Epoch{
+			ID:       metering.EpochID(fmt.Sprintf("%032x", n)),
+			Instance: metering.InstanceID(fmt.Sprintf("ins_%017x", n)),
+			Lease:    metering.LeaseNo(n + 1),
+			Start:    metering.StartNo(n + 2),
+			Opened:   opened.Add(time.Duration(n) * time.Minute),
+			Opening:  opening,
+		},
+		Tenant: tenant,
+		Host:   host,
+		Labels: metering.Labels{Flavor: "small", Image: "debian", Region: "eu", HostClass: "epyc"},
+	}
+}
+
+func TestRegisterAndRead(t *testing.T) {
+	s := epochdb.New(sqltest.Postgres(t))
+	a, b, c := record(1, "ten_a", "hst_a"), record(2, "ten_a", "hst_b"), record(3, "ten_b", "hst_b")
+	for range 2 { // the second time is harmless
+		for _, epochs := range [][]metering.EpochRecord{{c, a, a}, {b}, nil} {
+			if err := s.Register(t.Context(), epochs); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+
+	known, err := s.Known(t.Context(), []metering.EpochID{a.ID, c.ID, record(9, "", "").ID})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[metering.EpochID]metering.EpochRecord{a.ID: a, c.ID: c}, known); diff != "" {
+		t.Errorf("Known, -want +got:\n%s", diff)
+	}
+	for _, test := range []struct {
+		name string
+		read func() ([]metering.EpochRecord, error)
+		want []metering.EpochRecord
+	}{
+		{"of a tenant", func() ([]metering.EpochRecord, error) { return s.OfTenant(t.Context(), "ten_a") }, []metering.EpochRecord{a, b}},
+		{"of a host, the newest", func() ([]metering.EpochRecord, error) { return s.OfHost(t.Context(), "hst_b", 1) }, []metering.EpochRecord{b}},
+		{"of a host", func() ([]metering.EpochRecord, error) { return s.OfHost(t.Context(), "hst_b", 9) }, []metering.EpochRecord{b, c}},
+		{"first page", func() ([]metering.EpochRecord, error) { return s.Page(t.Context(), "", 2) }, []metering.EpochRecord{a, b}},
+		{"last page", func() ([]metering.EpochRecord, error) { return s.Page(t.Context(), b.ID, 2) }, []metering.EpochRecord{c}},
+	} {
+		got, err := test.read()
+		if err != nil {
+			t.Errorf("%s: %v", test.name, err)
+		}
+		if diff := cmp.Diff(test.want, got); diff != "" {
+			t.Errorf("%s, -want +got:\n%s", test.name, diff)
+		}
+	}
+}
+
+func TestRegisterRefusesAnotherRecord(t *testing.T) {
+	s := epochdb.New(sqltest.Postgres(t))
+	kept := record(1, "ten_a", "hst_a")
+	if err := s.Register(t.Context(), []metering.EpochRecord{kept}); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		field  string
+		change func(e *metering.EpochRecord)
+	}{
+		{"tenant", func(e *metering.EpochRecord) { e.Tenant = "ten_b" }},
+		{"instance", func(e *metering.EpochRecord) { e.Instance = "ins_b" }},
+		{"host", func(e *metering.EpochRecord) { e.Host = "hst_b" }},
+		{"lease", func(e *metering.EpochRecord) { e.Lease++ }},
+		{"start", func(e *metering.EpochRecord) { e.Start++ }},
+		{"opening time", func(e *metering.EpochRecord) { e.Opened = e.Opened.Add(time.Millisecond) }},
+		{"opening reading", func(e *metering.EpochRecord) { e.Opening[3]++ }},
+		{"labels", func(e *metering.EpochRecord) { e.Labels.Image = "other" }},
+	} {
+		other, fresh := kept, record(2, "ten_a", "hst_a")
+		test.change(&other)
+		err := s.Register(t.Context(), []metering.EpochRecord{fresh, other})
+		if !errors.Is(err, epochdb.ErrDifferent) || !strings.Contains(err.Error(), string(kept.ID)) || !strings.HasSuffix(err.Error(), "its "+test.field+" differs") {
+			t.Errorf("another %s: err = %v", test.field, err)
+		}
+	}
+	all, err := s.Page(t.Context(), "", 9)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]metering.EpochRecord{kept}, all); diff != "" {
+		t.Errorf("after the refusals, -want +got:\n%s", diff)
+	}
+}
+
+func TestRegisterFromManyHostsAtOnce(t *testing.T) {
+	s := epochdb.New(sqltest.Postgres(t))
+	var epochs []metering.EpochRecord
+	for n := range 50 {
+		epochs = append(epochs, record(n, "ten_a", "hst_a"))
+	}
+	var wg sync.WaitGroup
+	for i := range 4 {
+		mine := slices.Clone(epochs)
+		if i%2 == 1 {
+			slices.Reverse(mine)
+		}
+		wg.Go(func() {
+			if err := s.Register(t.Context(), mine); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if all, err := s.OfTenant(t.Context(), "ten_a"); err != nil || len(all) != len(epochs) {
+		t.Errorf("%d epochs, %v, want %d", len(all), err, len(epochs))
+	}
+}
+
+func TestOlderEpochsHaveFewerRegisters(t *testing.T) {
+	pool := sqltest.Postgres(t)
+	s := epochdb.New(pool)
+	want := record(1, "ten_a", "hst_a")
+	if err := s.Register(t.Context(), []metering.EpochRecord{want}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pool.Exec(t.Context(), `UPDATE epochs SET opening = opening[1:3]`); err != nil {
+		t.Fatal(err)
+	}
+	clear(want.Opening[3:])
+	got, err := s.OfTenant(t.Context(), "ten_a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]metering.EpochRecord{want}, got); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+func TestQuarantine(t *testing.T) {
+	s := epochdb.New(sqltest.Postgres(t))
+	e := record(1, "ten_a", "hst_a")
+	now := opened.Add(time.Hour)
+	open := ingest.Quarantined{
+		Host: e.Host, Tenant: e.Tenant, Epoch: e.Epoch, Received: now,
+		Reading: metering.Reading{Epoch: e.ID, At: now.Add(-time.Minute), Registers: e.Opening},
+		Reason:  ingest.ReasonTime, Detail: "2 h in 1 h",
+	}
+	open.Reading.Registers[metering.RunningMS] = math.MaxUint64 // what cannot be true may be anything
+	held := open
+	held.Reading.At, held.Reason, held.AdmitAt = now.Add(time.Hour), ingest.ReasonFuture, now.Add(30*time.Minute)
+	for range 2 { // the second time is harmless
+		if err := s.Quarantine(t.Context(), []ingest.Quarantined{open, held}); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	check := func(name string, got []epochdb.Quarantined, err error, want ...epochdb.Quarantined) {
+		t.Helper()
+		for i := range got {
+			got[i].ID = 0
+		}
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		} else if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s, -want +got:\n%s", name, diff)
+		}
+	}
+	first, err := s.Quarantined(t.Context(), 0, 1)
+	if err != nil || len(first) != 1 {
+		t.Fatalf("first page: %v, %v", first, err)
+	}
+	second, err := s.Quarantined(t.Context(), first[0].ID, 5)
+	check("second page", second, err, epochdb.Quarantined{State: epochdb.Held, Quarantined: held})
+	early, err := s.Due(t.Context(), held.AdmitAt.Add(-time.Second), 5)
+	if err != nil || len(early) > 0 {
+		t.Errorf("due before its time: %v, %v", early, err)
+	}
+	due, err := s.Due(t.Context(), held.AdmitAt, 5)
+	if err != nil || len(due) != 1 {
+		t.Fatalf("due: %v, %v", due, err)
+	}
+
+	if err := s.Decide(t.Context(), []int64{due[0].ID}, epochdb.Accepted); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Decide(t.Context(), []int64{due[0].ID, first[0].ID}, epochdb.Rejected); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Decide(t.Context(), []int64{due[0].ID}, epochdb.Open); err == nil {
+		t.Error("a decision for open was taken")
+	}
+	due, err = s.Due(t.Context(), held.AdmitAt, 5)
+	if err != nil || len(due) > 0 {
+		t.Errorf("due after it was accepted: %v, %v", due, err)
+	}
+	all, err := s.Quarantined(t.Context(), 0, 5)
+	check("decided", all, err,
+		epochdb.Quarantined{State: epochdb.Rejected, Quarantined: open},
+		epochdb.Quarantined{State: epochdb.Accepted, Quarantined: held})
+}
