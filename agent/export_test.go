@@ -1,0 +1,117 @@
+package agent
+
+import (
+	"context"
+	"log/slog"
+	"path/filepath"
+
+	"github.com/usance/usance/compute/hostapi"
+	"github.com/usance/usance/metering"
+	"github.com/usance/usance/metering/spool"
+	"github.com/usance/usance/metering/wire"
+)
+
+// Rig is a recorder that is driven step by step instead of by its loop, on a real
+// spool and state file. Making a second one on the same folder after Kill is an
+// agent that was killed and started again.
+type Rig struct {
+	r     *recorder
+	spool *spool.Spool
+}
+
+// NewRig starts an agent's recorder on the folder.
+func NewRig(hv Hypervisor, clock Clock, dir string, log *slog.Logger) (*Rig, error) {
+	sp, err := spool.Open(filepath.Join(dir, "spool"), spool.Config{Log: log})
+	if err != nil {
+		return nil, err
+	}
+	m := newMeter(clock().Boot, log)
+	j := &journal{path: filepath.Join(dir, "meter.json"), spool: sp}
+	if err := j.load(m, log); err != nil {
+		return nil, err
+	}
+	cfg := Config{Hypervisor: hv, Clock: clock, Interval: roundInterval, Log: log}
+	r := newRecorder(cfg, m, j, func() {})
+	r.lastRound = clock().Wall
+	r.commit()
+	return &Rig{r, sp}, nil
+}
+
+func (g *Rig) settle() {
+	for g.r.sampling {
+		g.r.take(context.Background(), <-g.r.samples)
+	}
+}
+
+// Event delivers an event, and takes the sample that it causes.
+func (g *Rig) Event(e Event) { g.r.event(context.Background(), e); g.settle() }
+
+// EventOnly delivers an event without looking at the hypervisor.
+func (g *Rig) EventOnly(e Event) {
+	if g.r.meter.event(g.r.instant(e.At), e) {
+		g.r.meter.read(e.ID)
+		g.r.commit()
+	}
+}
+
+// Watch says that events arrive from now on, or no longer do.
+func (g *Rig) Watch(live bool) {
+	g.r.meter.watch(live)
+	g.r.begin(context.Background())
+	g.settle()
+}
+
+// Known answers the question for known epochs.
+func (g *Rig) Known(k []hostapi.KnownEpoch) {
+	g.r.meter.known, g.r.meter.heard = k, true
+	g.r.begin(context.Background())
+	g.settle()
+}
+
+// Tick does what is due.
+func (g *Rig) Tick() { g.r.tick(context.Background()); g.settle() }
+
+// Full takes a full reading.
+func (g *Rig) Full() error {
+	done := make(chan error, 1)
+	g.r.waiting = append(g.r.waiting, done)
+	g.r.begin(context.Background())
+	g.settle()
+	return <-done
+}
+
+// TakeSamples takes in samples that were read earlier.
+func (g *Rig) TakeSamples(s []Sample) {
+	g.r.sampling = true
+	g.r.take(context.Background(), samples{samples: s})
+}
+
+// Finish does what the end of the loop does.
+func (g *Rig) Finish() error {
+	now := g.r.clock()
+	g.r.roundsUpTo(now)
+	g.r.meter.round(now, 2*g.r.interval)
+	g.r.commit()
+	return g.spool.Close()
+}
+
+// Kill ends the agent as kill -9 does: the spool's lock is released, nothing else.
+func (g *Rig) Kill() error { return g.spool.Close() }
+
+// Drain gives every batch that waits in the spool to f, oldest first.
+func (g *Rig) Drain(f func(*metering.Batch)) error {
+	for {
+		item, ok, err := g.spool.Next()
+		if err != nil || !ok {
+			return err
+		}
+		var b wire.Batch
+		if err := wire.Decode(&b, item.Body); err != nil {
+			return err
+		}
+		f(b.Rows())
+		if err := g.spool.Ack(item); err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,538 @@
+package agent_test
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/usance/usance/agent"
+	"github.com/usance/usance/agent/agenttest"
+	"github.com/usance/usance/compute"
+	"github.com/usance/usance/compute/hostapi"
+	"github.com/usance/usance/metering"
+)
+
+const vm = metering.InstanceID("ins_00000000000000001")
+
+// noon is on a slot boundary and on a round.
+var noon = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+
+func spec(id metering.InstanceID, start metering.StartNo) agent.Spec {
+	return agent.Spec{ID: id, Lease: 1, Start: start, Name: "vm", Flavor: compute.Flavor{Name: "small", VCPUs: 2, MemoryMiB: 1024}}
+}
+
+// bench is a fake host, an agent's recorder on it, and what a control plane
+// would have received.
+type bench struct {
+	t        testing.TB
+	host     *agenttest.Host
+	dir      string
+	rig      *agent.Rig
+	epochs   map[metering.EpochID]metering.Epoch
+	largest  map[metering.EpochID]metering.Reading
+	readings []metering.Reading
+	log      *slog.Logger
+	deaf     bool // events are lost
+}
+
+func newBench(t testing.TB) *bench {
+	return benchIn(t, t.TempDir())
+}
+
+func benchIn(t testing.TB, dir string) *bench {
+	t.Helper()
+	b := &bench{
+		t: t, host: agenttest.New(1, noon.Add(time.Second)), dir: dir,
+		epochs:  map[metering.EpochID]metering.Epoch{},
+		largest: map[metering.EpochID]metering.Reading{},
+		log:     slog.New(slog.DiscardHandler),
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	watching := make(chan struct{})
+	go func() {
+		defer close(watching)
+		b.host.Watch(ctx, func(e agent.Event) {
+			if !b.deaf && b.rig != nil {
+				b.rig.Event(e)
+			}
+		})
+	}()
+	b.host.WaitWatched()
+	t.Cleanup(func() { cancel(); <-watching; b.kill() })
+	b.start()
+	b.rig.Known(nil)
+	return b
+}
+
+// start starts an agent; kill ends it as kill -9 does.
+func (b *bench) start() {
+	b.t.Helper()
+	rig, err := agent.NewRig(b.host, b.host.Now, b.dir, b.log)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.rig = rig
+	b.rig.Watch(true)
+}
+
+func (b *bench) kill() {
+	if b.rig != nil {
+		b.must(b.rig.Kill())
+		b.rig = nil
+	}
+}
+
+func (b *bench) must(err error) {
+	b.t.Helper()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// run lets time pass with the agent's loop turning every second.
+func (b *bench) run(d time.Duration) {
+	for ; d > 0; d -= time.Second {
+		b.host.Advance(min(d, time.Second))
+		if b.rig != nil {
+			b.rig.Tick()
+		}
+	}
+}
+
+// receive takes what waits in the spool, as the control plane would.
+func (b *bench) receive() {
+	b.t.Helper()
+	b.must(b.rig.Drain(func(batch *metering.Batch) {
+		for _, e := range batch.Epochs {
+			if was, ok := b.epochs[e.ID]; ok && !cmp.Equal(was, e) {
+				b.t.Errorf("the record of an epoch changed: %s", cmp.Diff(was, e))
+			}
+			b.epochs[e.ID] = e
+		}
+		for _, r := range batch.Readings {
+			b.readings = append(b.readings, r)
+			old := b.largest[r.Epoch]
+			if fell := old.Registers.Sub(r.Registers); !fell.IsZero() {
+				b.t.Errorf("epoch %s at %s: registers fell by %v", r.Epoch, r.At, fell)
+			}
+			r.Registers = r.Registers.Join(old.Registers)
+			b.largest[r.Epoch] = r
+		}
+	}))
+}
+
+// got is the largest reading received of an epoch, and what of it was bridged.
+func (b *bench) got(id metering.EpochID) (registers metering.Registers, bridged uint64) {
+	registers = b.largest[id].Registers
+	bridged, registers[metering.BridgedMS] = registers[metering.BridgedMS], 0
+	return registers, bridged
+}
+
+// check compares what was received with the truth, but for the registers named.
+func (b *bench) check(wantBridged time.Duration, but ...metering.Register) {
+	b.t.Helper()
+	b.receive()
+	var total uint64
+	truths := b.host.Truths()
+	for _, truth := range truths {
+		got, bridged := b.got(truth.Epoch.ID)
+		total += bridged
+		want := truth.Registers
+		for _, r := range but {
+			got[r], want[r] = 0, 0
+		}
+		if diff := cmp.Diff(named(want), named(got)); diff != "" {
+			b.t.Errorf("epoch %s of start %d (-want +got):\n%s", truth.Epoch.ID, truth.Epoch.Start, diff)
+		}
+		if diff := cmp.Diff(truth.Epoch, b.epochs[truth.Epoch.ID]); diff != "" {
+			b.t.Errorf("record of the epoch of start %d (-want +got):\n%s", truth.Epoch.Start, diff)
+		}
+	}
+	if total != uint64(wantBridged.Milliseconds()) {
+		b.t.Errorf("bridged %d ms, want %s", total, wantBridged)
+	}
+	if len(b.epochs) != len(truths) {
+		b.t.Errorf("%d epochs received, want %d", len(b.epochs), len(truths))
+	}
+}
+
+func named(r metering.Registers) map[string]uint64 {
+	m := map[string]uint64{}
+	for i, name := range metering.RegisterNames() {
+		m[name] = r[i]
+	}
+	return m
+}
+
+// counters are the registers that come from the hypervisor's counters, and the
+// used memory, which is read with them.
+var counters = []metering.Register{
+	metering.CPUNS, metering.MemoryUsedMiBMS,
+	metering.DiskReadBytes, metering.DiskReadOps, metering.DiskWriteBytes, metering.DiskWriteOps,
+	metering.NetPublicRxBytes, metering.NetPublicRxPackets, metering.NetPublicTxBytes, metering.NetPublicTxPackets,
+	metering.NetPrivateRxBytes, metering.NetPrivateRxPackets, metering.NetPrivateTxBytes, metering.NetPrivateTxPackets,
+}
+
+func (b *bench) boot(start metering.StartNo) {
+	b.t.Helper()
+	b.must(b.host.Start(b.t.Context(), spec(vm, start)))
+}
+
+func (b *bench) full() {
+	b.t.Helper()
+	b.must(b.rig.Full())
+}
+
+func TestMeter(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		// do runs against a host on which one instance just started.
+		do      func(b *bench)
+		bridged time.Duration
+		but     []metering.Register // registers that may differ, with the reason in do
+	}{
+		{name: "first start", do: func(b *bench) {
+			b.run(33*time.Second + 250*time.Millisecond)
+			b.full()
+		}},
+		{name: "first start read at once", do: func(b *bench) {}},
+		{name: "paused", do: func(b *bench) {
+			b.run(12 * time.Second)
+			b.must(b.host.Pause(vm))
+			b.run(7*time.Second + 3*time.Millisecond)
+			b.must(b.host.Resume(vm))
+			b.run(5 * time.Second)
+			b.full()
+		}},
+		{name: "paused while no event came", do: func(b *bench) {
+			b.deaf = true
+			b.run(8 * time.Second)
+			b.full()
+			b.must(b.host.Pause(vm))
+			b.full() // a sample shows it
+			b.run(20 * time.Second)
+			b.full()
+		}},
+		{name: "device replaced", do: func(b *bench) {
+			b.run(20 * time.Second)
+			b.full()
+			b.must(b.host.ReplaceDisk(vm))
+			b.must(b.host.ReplaceNet(vm))
+			b.run(5 * time.Second) // less than before: the counters are lower now
+			b.full()
+		}},
+		{name: "counters unreadable for a while", do: func(b *bench) {
+			b.run(20 * time.Second)
+			b.must(b.host.SetUnreadable(vm, true))
+			b.run(60 * time.Second)
+			b.must(b.host.SetUnreadable(vm, false))
+			b.run(20 * time.Second)
+			b.full()
+		}},
+		{name: "resized without new labels", do: func(b *bench) {
+			b.run(10 * time.Second)
+			b.full()
+			b.must(b.host.Resize(vm, compute.Flavor{VCPUs: 4, MemoryMiB: 4096}))
+			b.full()
+			b.run(10 * time.Second)
+			b.full()
+		}},
+		{name: "new lease of the same process", do: func(b *bench) {
+			b.run(10 * time.Second)
+			b.full()
+			b.must(b.host.Relabel(vm, 2))
+			b.full()
+			b.run(25 * time.Second)
+			b.full()
+		}},
+		{name: "agent killed, same QEMU", bridged: 43 * time.Second, do: func(b *bench) {
+			b.run(12 * time.Second)
+			b.full()
+			b.kill()
+			b.run(43 * time.Second)
+			b.start()
+			b.full()
+		}},
+		{name: "agent killed while paused", do: func(b *bench) {
+			b.run(12 * time.Second)
+			b.must(b.host.Pause(vm))
+			b.kill()
+			b.run(43 * time.Second)
+			b.start()
+			b.full()
+		}},
+		{name: "agent killed, wall clock stepped meanwhile", bridged: 20 * time.Second, do: func(b *bench) {
+			b.run(12 * time.Second)
+			b.full()
+			b.kill()
+			b.host.StepWall(time.Hour)
+			b.run(20 * time.Second)
+			b.start()
+			b.full()
+		}},
+		{name: "hypervisor's daemon away", bridged: 30 * time.Second, do: func(b *bench) {
+			b.run(12 * time.Second)
+			b.full()
+			b.host.SetDown(true)
+			b.rig.Watch(false)
+			b.run(30 * time.Second)
+			b.host.SetDown(false)
+			b.rig.Watch(true)
+			b.full()
+		}},
+		{name: "hung QEMU", do: func(b *bench) {
+			b.run(12 * time.Second)
+			b.must(b.host.SetHung(vm, true))
+			b.run(60 * time.Second)
+			b.must(b.host.SetHung(vm, false))
+			b.run(12 * time.Second)
+			b.full()
+		}},
+		{name: "crash", do: func(b *bench) {
+			b.run(25*time.Second + 77*time.Millisecond)
+			b.must(b.host.Crash(vm))
+		}, but: counters},
+		{name: "crash between event and first round", do: func(b *bench) {
+			b.run(123 * time.Millisecond)
+			b.must(b.host.Crash(vm))
+		}, but: counters},
+		{name: "guest off right after a round", do: func(b *bench) {
+			b.run(25 * time.Second)
+			b.full()
+			b.must(b.host.GuestOff(vm))
+		}},
+		{name: "stop ordered, started again", do: func(b *bench) {
+			b.run(25 * time.Second)
+			b.full()
+			b.must(b.host.Stop(b.t.Context(), vm, 0))
+			b.run(25 * time.Second)
+			b.boot(2)
+			b.run(5 * time.Second)
+			b.full()
+		}},
+		{name: "stop and start of which no event came", do: func(b *bench) {
+			b.run(25 * time.Second)
+			b.full()
+			b.deaf = true
+			b.must(b.host.Stop(b.t.Context(), vm, 0))
+			b.boot(2)
+			b.full() // the sample shows another process
+			b.run(5 * time.Second)
+			b.full()
+		}},
+		{name: "end of which no event came", do: func(b *bench) {
+			b.run(25 * time.Second)
+			b.full()
+			b.deaf = true
+			b.must(b.host.Crash(vm))
+			b.run(60 * time.Second)
+		}},
+		{name: "wall clock stepped back", do: func(b *bench) {
+			b.run(25 * time.Second)
+			b.host.StepWall(-2 * time.Hour)
+			b.run(25 * time.Second)
+			b.full()
+		}},
+		{name: "wall clock stepped forward", do: func(b *bench) {
+			b.run(25 * time.Second)
+			b.host.StepWall(2 * time.Hour)
+			b.run(25 * time.Second)
+			b.full()
+		}},
+		{name: "host slept", do: func(b *bench) {
+			b.run(25 * time.Second)
+			b.host.Sleep(8 * time.Hour)
+			b.run(25 * time.Second)
+			b.full()
+		}},
+		{name: "host lost power after a round", do: func(b *bench) {
+			b.run(25 * time.Second)
+			b.full()
+			b.kill()
+			b.host.Reboot()
+			b.run(60 * time.Second)
+			b.start()
+			b.run(30 * time.Second)
+			b.boot(2)
+			b.run(10 * time.Second)
+			b.full()
+		}},
+		{name: "agent ended in order", bridged: 5 * time.Second, do: func(b *bench) {
+			b.run(25 * time.Second)
+			b.must(b.rig.Finish())
+			b.rig = nil
+			b.run(5 * time.Second)
+			b.start()
+			b.full()
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBench(t)
+			b.host.SetLoadAtStart(agenttest.Load{
+				CPUMillis: 730, UsedMiB: 300, ReadBytes: 1_000_003, ReadOps: 17, WriteBytes: 2_000_007, WriteOps: 29,
+				PublicRxBytes: 7919, PublicTxBytes: 104_729, PublicPackets: 77,
+				PrivateRxBytes: 15_485_863, PrivateTxBytes: 32_452_843, PrivatePackets: 1001,
+			})
+			b.boot(1)
+			c.do(b)
+			b.check(c.bridged, c.but...)
+		})
+	}
+}
+
+// Up to the first sample nobody knows what a guest uses; from then on its last
+// value holds.
+func TestUsedMemoryHoldsBetweenReads(t *testing.T) {
+	b := newBench(t)
+	b.host.SetLoadAtStart(agenttest.Load{UsedMiB: 100})
+	b.boot(1)
+	b.run(10 * time.Second)
+	b.full()
+	b.must(b.host.SetLoad(vm, agenttest.Load{UsedMiB: 400}))
+	b.run(500 * time.Millisecond)
+	b.full() // read here: 100 held until now
+	b.run(2 * time.Second)
+	b.must(b.host.SetUnreadable(vm, true))
+	b.run(20 * time.Second)
+	b.full()
+	b.receive()
+	got := b.largest[b.host.Truths()[0].Epoch.ID].Registers[metering.MemoryUsedMiBMS]
+	if want := uint64(100*10_500 + 400*22_000); got != want {
+		t.Errorf("memory_used_mib_ms = %d, want %d", got, want)
+	}
+}
+
+func TestSlotBoundariesAreStampedExactly(t *testing.T) {
+	b := newBench(t)
+	b.boot(1)
+	b.host.Advance(137 * time.Millisecond) // the loop turns off the full second
+	b.run(11 * time.Minute)
+	b.receive()
+	id := b.host.Truths()[0].Epoch.ID
+	for _, boundary := range []time.Time{noon.Add(5 * time.Minute), noon.Add(10 * time.Minute)} {
+		i := slices.IndexFunc(b.readings, func(r metering.Reading) bool { return r.Epoch == id && r.At.Equal(boundary) })
+		if i < 0 {
+			t.Fatalf("no reading at %s", boundary)
+		}
+		want := uint64(boundary.Sub(b.epochs[id].Opened).Milliseconds())
+		if got := b.readings[i].Registers[metering.RunningMS]; got != want {
+			t.Errorf("running_ms at %s = %d, want %d", boundary, got, want)
+		}
+	}
+	if n := len(b.readings); n < 66 || n > 70 {
+		t.Errorf("%d readings in 11 minutes, want one every 10 s", n)
+	}
+}
+
+// An event that is older than a boundary whose round is still due comes after
+// that round's time registers are right: the round is taken first.
+func TestEventAfterABoundaryLeavesTheBoundaryExact(t *testing.T) {
+	b := newBench(t)
+	b.boot(1)
+	b.run(4*time.Minute + 58*time.Second)
+	b.host.Advance(2 * time.Second) // past the boundary, and the loop has not turned
+	b.must(b.host.Pause(vm))
+	b.host.Advance(time.Second)
+	b.rig.Tick()
+	b.receive()
+	boundary := noon.Add(5 * time.Minute)
+	for _, r := range b.readings {
+		if r.At.Equal(boundary) {
+			if got := r.Registers[metering.RunningMS]; got != 299_000 {
+				t.Errorf("running_ms at the boundary = %d, want 299000", got)
+			}
+			return
+		}
+	}
+	t.Errorf("no reading at %s", boundary)
+}
+
+// A sample that was read before a stop and arrives after it does not bring the
+// process back.
+func TestStaleSampleOfAGoneProcess(t *testing.T) {
+	b := newBench(t)
+	b.boot(1)
+	b.run(5 * time.Second)
+	stale, err := b.host.Sample(t.Context())
+	b.must(err)
+	b.must(b.rig.Full())
+	b.must(b.host.Crash(vm))
+	b.host.Advance(100 * time.Millisecond)
+	b.rig.TakeSamples(stale)
+	b.run(30 * time.Second)
+	b.check(0)
+}
+
+// A host that lost its state goes on from what the control plane remembers.
+func TestLostState(t *testing.T) {
+	b := newBench(t)
+	b.boot(1)
+	b.run(42 * time.Second)
+	b.full()
+	b.receive()
+	b.run(8 * time.Second) // never read by the control plane
+	b.kill()
+	b.must(os.RemoveAll(b.dir))
+	b.host.StepWall(6 * time.Hour) // bills nobody: the process is not that old
+	b.run(10 * time.Second)
+	b.start()
+	b.run(5 * time.Second)
+	before := len(b.largest)
+	b.receive()
+	if len(b.largest) != before {
+		t.Fatal("an epoch was opened before the control plane was heard")
+	}
+	var known []hostapi.KnownEpoch
+	for id := range maps.Keys(b.epochs) {
+		r := b.largest[id]
+		known = append(known, hostapi.KnownEpoch{Epoch: b.epochs[id], Largest: &r})
+	}
+	b.rig.Known(known)
+	b.run(10 * time.Second)
+	b.full()
+	// What was used between the last reading and the first sample after is not known.
+	b.check(23*time.Second, metering.MemoryUsedMiBMS)
+}
+
+// A host that never told the control plane of a process, and forgot it, opens its
+// epoch at 0: the counters in full, the time from now on.
+func TestLostStateOfAnUnknownProcess(t *testing.T) {
+	b := newBench(t)
+	b.boot(1)
+	b.run(40 * time.Second)
+	b.kill()
+	b.must(os.RemoveAll(b.dir))
+	b.start()
+	b.rig.Known(nil)
+	b.run(10 * time.Second)
+	b.full()
+	b.receive()
+	truth := b.host.Truths()[0]
+	got, _ := b.got(truth.Epoch.ID)
+	if got[metering.RunningMS] != 10_000 {
+		t.Errorf("running_ms = %d, want 10000: from when it was seen", got[metering.RunningMS])
+	}
+	if got[metering.DiskWriteBytes] != truth.Registers[metering.DiskWriteBytes] {
+		t.Errorf("disk_write_bytes = %d, want %d", got[metering.DiskWriteBytes], truth.Registers[metering.DiskWriteBytes])
+	}
+}
+
+func TestUnusableStateFileIsPutAside(t *testing.T) {
+	b := newBench(t)
+	b.boot(1)
+	b.run(20 * time.Second)
+	b.kill()
+	path := filepath.Join(b.dir, "meter.json")
+	b.must(os.WriteFile(path, []byte(`{"version":1,"open":[{"epo`), 0o600))
+	b.start()
+	if _, err := os.Stat(path + ".bad"); err != nil {
+		t.Errorf("the broken file was not kept: %v", err)
+	}
+}
