@@ -38,12 +38,12 @@ type Hypervisor struct {
 	cfg    Config
 	runDir string // where libvirt keeps its sockets and QEMU's pid files
 
-	mu      sync.Mutex
-	main    *connection // for everything but statistics
-	stats   *connection // for statistics: a hung QEMU holds calls up there
-	known   map[metering.InstanceID]*facts
-	turns   map[metering.InstanceID]*sync.Mutex
-	ordered map[metering.InstanceID]bool // Stop was called since the last start
+	main  *connection // for everything but statistics
+	stats *connection // for statistics: a hung QEMU holds calls up there
+
+	mu    sync.Mutex
+	runs  map[metering.InstanceID]run         // what is known of running domains
+	turns map[metering.InstanceID]*sync.Mutex // one change of a domain at a time
 }
 
 var _ agent.Hypervisor = (*Hypervisor)(nil)
@@ -72,19 +72,37 @@ func New(cfg Config) (*Hypervisor, error) {
 	}
 	startEventLoop()
 	return &Hypervisor{
-		cfg:     cfg,
-		runDir:  runDir,
-		main:    &connection{uri: cfg.URI},
-		stats:   &connection{uri: cfg.URI},
-		known:   map[metering.InstanceID]*facts{},
-		turns:   map[metering.InstanceID]*sync.Mutex{},
-		ordered: map[metering.InstanceID]bool{},
+		cfg:    cfg,
+		runDir: runDir,
+		main:   &connection{uri: cfg.URI},
+		stats:  &connection{uri: cfg.URI},
+		runs:   map[metering.InstanceID]run{},
+		turns:  map[metering.InstanceID]*sync.Mutex{},
 	}, nil
 }
 
 // Close ends the connections. Domains keep running.
 func (h *Hypervisor) Close() error {
 	return errors.Join(h.main.close(), h.stats.close())
+}
+
+// turn waits until nobody else changes the instance's domain; the caller calls
+// the function it returns when done.
+func (h *Hypervisor) turn(id metering.InstanceID) (done func()) {
+	h.mu.Lock()
+	turn := h.turns[id]
+	if turn == nil {
+		turn = new(sync.Mutex)
+		h.turns[id] = turn
+	}
+	h.mu.Unlock()
+	turn.Lock()
+	return turn.Unlock
+}
+
+// folder is where an instance's files are.
+func (h *Hypervisor) folder(id metering.InstanceID) string {
+	return filepath.Join(h.cfg.DataDir, "instances", string(id))
 }
 
 var eventLoop sync.Once

@@ -167,3 +167,13 @@ func (l *Libvirtd) Stop(ctx context.Context) error {
 	}
 	return os.RemoveAll(filepath.Join(l.dir, "run"))
 }
+
+// Purge ends all that a libvirtd of ours left running in the folder: guests,
+// libvirtd, its network and its namespaces. It starts nothing.
+func Purge(ctx context.Context, cfg Config) error {
+	l := &Libvirtd{dir: cfg.Dir, log: cfg.Log}
+	if err := l.StopGuests(ctx); err != nil {
+		return err
+	}
+	return l.Stop(ctx)
+}
