@@ -143,6 +143,12 @@ type PublishedPlan struct {
 	Warnings  []string `json:"warnings,omitempty"`
 }
 
+// PlanSource answers GET /operator/plans/{plan}: the newest version.
+type PlanSource struct {
+	PublishedPlan
+	Source string `json:"source"` // YAML
+}
+
 // CreateTenant is the body of POST /operator/tenants: a tenant with its owner.
 type CreateTenant struct {
 	Name     string `json:"name"`
