@@ -170,3 +170,14 @@ func (s *Store) PlanVersions(ctx context.Context, tenant metering.TenantID) (map
 	}
 	return versions, nil
 }
+
+// Next is the period that the tenant's next closing cuts.
+func (s Standing) Next() (metering.Window, error) {
+	switch {
+	case s.Last.Seq == 0:
+		return s.PeriodOf(s.Created.Add(1)) // holds the creation, also when it is a month's first instant
+	case s.Last.Last():
+		return s.PeriodOf(s.Last.Period.End.Add(1))
+	}
+	return s.Last.Period, nil
+}

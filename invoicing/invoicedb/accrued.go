@@ -47,12 +47,18 @@ func (s *Store) Revisions(ctx context.Context) (map[metering.TenantID]int64, err
 	return revisions, nil
 }
 
+// saveAccruedSQL locks the rows in one order first, so that two refreshes cannot
+// wait for each other.
 const saveAccruedSQL = `
+WITH locked AS MATERIALIZED (
+    SELECT tenant FROM tenant_accrued WHERE tenant = ANY ($1) ORDER BY tenant FOR UPDATE
+)
 UPDATE tenant_accrued AS t
 SET as_of = n.as_of, closing = n.closing, amount = n.amount,
     burn_nano = CASE WHEN t.revision = n.revision THEN n.burn_nano ELSE greatest(t.burn_nano, n.burn_nano) END
 FROM unnest($1::text[], $2::timestamptz[], $3::integer[], $4::bigint[], $5::bigint[], $6::bigint[])
     AS n (tenant, as_of, closing, amount, burn_nano, revision)
+JOIN locked USING (tenant)
 WHERE t.tenant = n.tenant AND t.as_of <= n.as_of AND t.closing <= n.closing`
 
 // SaveAccrued refreshes the cache, in one statement. An older snapshot changes
@@ -146,8 +152,8 @@ const addBurnSQL = `UPDATE tenant_accrued SET burn_nano = burn_nano + $2, revisi
 // on. The new burn counts from here on, so that two admissions cannot both
 // spend the same credit. The error wraps invoicing.ErrNoCredit, or
 // invoicing.ErrAccruedStale when what is owed is not known well enough: the cache is
-// older than AccruedMaxAge, or of before the last closing. Callers admit one
-// tenant at a time: the row of the cache stays locked until the transaction ends.
+// older than AccruedMaxAge, or of before the last closing. The row of the cache
+// stays locked until the transaction ends: call it before locking any host.
 func (s *Store) CreditCheck(ctx context.Context, tx pgx.Tx, tenant metering.TenantID, now time.Time, more invoicing.Burn, ahead time.Duration) error {
 	if more < 0 {
 		return fmt.Errorf("admit %s: burn %d is negative", tenant, more)

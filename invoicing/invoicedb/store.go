@@ -74,3 +74,29 @@ func fraction(s string) (money.Fraction, error) {
 	}
 	return money.FracRat(r), nil
 }
+
+// billrunLock is the key of the advisory lock of the closing run.
+const billrunLock = 0x62696c6c72756e // "billrun"
+
+// TryLock takes the lock of the closing run; ok is false while another program
+// holds it. The lock ends with unlock or with the connection.
+func (s *Store) TryLock(ctx context.Context) (unlock func(), ok bool, err error) {
+	conn, err := s.pool.Acquire(ctx)
+	if err != nil {
+		return nil, false, fmt.Errorf("lock the closing run: %w", err)
+	}
+	if err := conn.QueryRow(ctx, `SELECT pg_try_advisory_lock($1)`, billrunLock).Scan(&ok); err != nil || !ok {
+		conn.Release()
+		if err != nil {
+			return nil, false, fmt.Errorf("lock the closing run: %w", err)
+		}
+		return nil, false, nil
+	}
+	return func() {
+		// A connection that cannot unlock must not return to the pool with the lock.
+		if _, err := conn.Exec(context.WithoutCancel(ctx), `SELECT pg_advisory_unlock($1)`, billrunLock); err != nil {
+			conn.Conn().Close(context.WithoutCancel(ctx))
+		}
+		conn.Release()
+	}, true, nil
+}

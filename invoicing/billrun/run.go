@@ -1,0 +1,228 @@
+// Package billrun closes periods and says what has accrued since.
+//
+// It owns the order of a closing: read the books, read the odometers in one
+// query, rate, draft, record. It never decides what a closing bills (package
+// invoicing does, in its package comment), never stores anything itself and
+// keeps no state between calls but parsed plans.
+//
+// Invariants:
+//   - Nothing is read twice from the readings in a closing: segments, lines and
+//     amounts come from one answer. What arrives after it is late usage.
+//   - No transaction is open while readings are queried. That the books did not change
+//     meanwhile is decided by the closing's number, which only one writer gets.
+//   - Every method may be repeated and may run on two replicas at once.
+//   - What has accrued is computed from readings and books alone; the accrued
+//     cache is written here and never read.
+package billrun
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/usance/usance/invoicing"
+	"github.com/usance/usance/invoicing/invoicedb"
+	"github.com/usance/usance/metering"
+	"github.com/usance/usance/metering/allocdb"
+	"github.com/usance/usance/metering/epochdb"
+	"github.com/usance/usance/metering/readingdb"
+	"github.com/usance/usance/rating"
+	"github.com/usance/usance/rating/plandb"
+)
+
+// Limits.
+const (
+	// batchSize is how many tenants Once closes; the next call goes on.
+	batchSize = 1000
+	// conflicts is how often a closing that others came before is tried again
+	// before it fails.
+	conflicts = 10
+)
+
+// Readings is where odometers are read: readingdb.Store, or a map in a test.
+type Readings interface {
+	// At is R(e,t) of every epoch of the tenant at each instant, as readingdb.Store.At.
+	At(ctx context.Context, tenant metering.TenantID, instants []time.Time) (map[metering.EpochID][]metering.Registers, error)
+	// Totals are the largest readings of all epochs of the tenants, as readingdb.Store.Totals.
+	Totals(ctx context.Context, tenants []metering.TenantID) (map[metering.EpochID]readingdb.Total, error)
+}
+
+// Running is an instance that is wanted running, and so costs by the hour
+// whether readings of it have come or not.
+type Running struct {
+	Tenant metering.TenantID
+	Labels metering.Labels
+}
+
+// Config is what a Run works on; all of it is required but Settle.
+type Config struct {
+	Books       *invoicedb.Store
+	Plans       *plandb.Store
+	Epochs      *epochdb.Store
+	Allocations *allocdb.Store
+	Readings    Readings
+	// Running lists all instances wanted running, of all tenants: for credit, never for a bill.
+	Running func(ctx context.Context) ([]Running, error)
+	// Settle is how long after its end a period is closed, so that readings on
+	// their way still come in time. What comes later is late usage.
+	Settle time.Duration
+	Log    *slog.Logger
+}
+
+// Run closes periods. All methods may run at the same time.
+type Run struct {
+	Config
+	mu    sync.Mutex
+	plans map[invoicedb.PlanVersion]*rating.Plan // versions never change
+}
+
+// New is a run over cfg.
+func New(cfg Config) (*Run, error) {
+	if cfg.Books == nil || cfg.Plans == nil || cfg.Epochs == nil || cfg.Allocations == nil || cfg.Readings == nil ||
+		cfg.Running == nil || cfg.Log == nil || cfg.Settle < 0 {
+		return nil, errors.New("billrun: a store, function or logger is missing, or Settle is negative")
+	}
+	return &Run{Config: cfg, plans: map[invoicedb.PlanVersion]*rating.Plan{}}, nil
+}
+
+// Once closes every period that ended at least Settle before now, of up to
+// batchSize tenants. A tenant that fails is logged and does not hold up the
+// others; the error joins all failures. While another program runs it, it does nothing.
+func (r *Run) Once(ctx context.Context, now time.Time) error {
+	unlock, ok, err := r.Books.TryLock(ctx)
+	if err != nil || !ok {
+		return err
+	}
+	defer unlock()
+	began := time.Now()
+	due, err := r.Books.Due(ctx, "", now.Add(-r.Settle), batchSize)
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, s := range due {
+		if err := r.closeEnded(ctx, s.Tenant, now); err != nil {
+			r.Log.Error("closing failed", "tenant", s.Tenant, "err", err)
+			failed = append(failed, err)
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	if len(due) > 0 {
+		r.Log.Info("closed ended periods", "tenants", len(due), "failed", len(failed), "took", time.Since(began))
+		failed = append(failed, r.refresh(ctx, now, tenantsOf(due)))
+	}
+	return errors.Join(failed...)
+}
+
+func (r *Run) closeEnded(ctx context.Context, tenant metering.TenantID, now time.Time) error {
+	s, err := r.Books.Standing(ctx, tenant)
+	if err != nil {
+		return err
+	}
+	open, err := s.PeriodOf(now.Add(-r.Settle).Add(1)) // holds that instant, also when it is a month's first
+	if err != nil {
+		return err
+	}
+	if s.Last.Seq > 0 && !s.Last.Cut.Before(open.Start) || s.Last.Seq == 0 && !s.Created.Before(open.Start) {
+		return nil // nothing has ended since
+	}
+	_, err = r.cut(ctx, tenant, open.Start, now)
+	return err
+}
+
+// Cut invoices a tenant's usage up to an instant, which is rounded down to the
+// millisecond and must not lie in the future. Periods that ended before are
+// closed first, each with an invoice of its own; the invoice of the last cut
+// comes back, nil when it would have been of nothing. Repeating a cut gives
+// the same invoice. The error wraps invoicing.ErrCutOrder when a later cut was
+// made, invoicing.ErrNoAccount, or plandb.ErrNotFound.
+func (r *Run) Cut(ctx context.Context, tenant metering.TenantID, at time.Time) (*invoicing.Invoice, error) {
+	invoice, err := r.cut(ctx, tenant, at, at)
+	if err != nil {
+		return nil, err
+	}
+	return invoice, r.refresh(ctx, at, []metering.TenantID{tenant})
+}
+
+func (r *Run) cut(ctx context.Context, tenant metering.TenantID, at, closed time.Time) (*invoicing.Invoice, error) {
+	at = at.UTC().Truncate(time.Millisecond)
+	for lost := 0; ; {
+		s, err := r.Books.Standing(ctx, tenant)
+		if err != nil {
+			return nil, err
+		}
+		if !at.After(s.Last.Cut) {
+			return r.cutBefore(ctx, s, at)
+		}
+		invoice, last, err := r.closeNext(ctx, s, at, closed)
+		switch {
+		case errors.Is(err, invoicedb.ErrConflict) && lost < conflicts:
+			lost++
+		case err != nil:
+			return nil, err
+		case last:
+			return invoice, nil
+		}
+	}
+}
+
+// cutBefore is the invoice of a cut that was made already.
+func (r *Run) cutBefore(ctx context.Context, s invoicedb.Standing, at time.Time) (*invoicing.Invoice, error) {
+	invoice, err := r.Books.InvoiceOf(ctx, s.Tenant, at)
+	if errors.Is(err, invoicing.ErrNotFound) {
+		return nil, fmt.Errorf("cut %s at %s: %w, %s", s.Tenant, at.Format(time.RFC3339Nano), invoicing.ErrCutOrder, s.Last.Cut.Format(time.RFC3339Nano))
+	}
+	return invoice, err
+}
+
+// closeNext makes the tenant's next closing on the way to a cut; last reports
+// whether it is that cut.
+func (r *Run) closeNext(ctx context.Context, s invoicedb.Standing, at, closed time.Time) (_ *invoicing.Invoice, last bool, err error) {
+	period, err := s.Next()
+	if err != nil {
+		return nil, false, err
+	}
+	cut := at
+	if period.End.Before(at) {
+		cut = period.End
+	}
+	m, err := r.measure(ctx, s, cut)
+	if err != nil {
+		return nil, false, err
+	}
+	c := invoicing.Closing{
+		Tenant: s.Tenant, Seq: s.Last.Seq + 1, Period: period, Cut: cut, Closed: closed.UTC(),
+		Plan: m.version.Plan, PlanVersion: m.version.Version,
+	}
+	lines, unsettled, err := invoicing.Choose(m.differences, c)
+	if err != nil {
+		return nil, false, err
+	}
+	c.Unsettled = unsettled
+	invoice, err := invoicing.NewInvoice(s.Account, c, lines)
+	if err != nil {
+		return nil, false, err
+	}
+	if err := r.Books.Close(ctx, c, m.segments, invoice); err != nil {
+		return nil, false, err
+	}
+	number := ""
+	if invoice != nil {
+		number = invoice.Number
+	}
+	r.Log.Info("period cut", "tenant", s.Tenant, "seq", c.Seq, "cut", cut, "invoice", number, "unrated", len(m.unrated))
+	return invoice, cut.Equal(at), nil
+}
+
+func tenantsOf(all []invoicedb.Standing) []metering.TenantID {
+	ids := make([]metering.TenantID, len(all))
+	for i, s := range all {
+		ids[i] = s.Tenant
+	}
+	return ids
+}
