@@ -1,68 +1,237 @@
 // Package plandb stores versions of price plans in Postgres.
 //
-// It owns the tables plan_versions. It never changes or deletes a version: a
+// It owns the table plan_versions. It never changes or deletes a version: a
 // correction is a later version.
 //
 // Invariants:
 //   - A version's source, once published, is the same forever, so an invoice
 //     can be rated again from what it names.
-//   - Versions of a plan rise from 1 without gaps, and no two take effect on
-//     the same day.
+//   - Versions of a plan rise from 1 without gaps. Of several that take effect
+//     at one instant the latest is in force.
 package plandb
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/usance/usance/rating"
+	"github.com/usance/usance/rating/planfile"
 )
 
-// ErrNotFound is wrapped where a plan, or a version in force on a day, does not exist.
-var ErrNotFound = errors.New("no such plan")
+// ErrNotFound is wrapped where a plan, or a version of it in force at an
+// instant, does not exist.
+var ErrNotFound = errors.New("no such price plan")
+
+// ErrNoDate is wrapped where a plan without an effective date is published.
+var ErrNoDate = errors.New("the plan does not say when it takes effect")
 
 // Version is one published version of a plan.
 type Version struct {
 	Plan      string
 	Version   int
-	Effective time.Time // midnight UTC of the day it takes effect
+	Effective time.Time // midnight in the plan's zone
+	MidPeriod bool      // takes effect within a running period
 	Published time.Time
-	Source    []byte // the YAML text
+	Source    []byte // the YAML text; List leaves it away
 }
 
 // Store reads and writes plan versions. It may be used by many goroutines.
-type Store struct{ pool *pgxpool.Pool }
+type Store struct {
+	pool *pgxpool.Pool
+
+	mu    sync.Mutex
+	plans map[key]*rating.Plan // versions never change, so none ever leaves
+}
+
+type key struct {
+	plan    string
+	version int
+}
 
 // New makes a store over a migrated database.
-func New(pool *pgxpool.Pool) *Store { return &Store{pool: pool} }
+func New(pool *pgxpool.Pool) *Store {
+	return &Store{pool: pool, plans: make(map[key]*rating.Plan)}
+}
 
-// Publish stores the next version of the plan in source. Check, where not nil,
-// sees the plan and the version it follows inside the transaction (nil for a
-// first one) and may refuse. A plan equal to the last version is not stored
-// again.
+const lockPlan = `SELECT pg_advisory_xact_lock(hashtextextended('plan_versions ' || $1, 0))`
+
+const latestVersion = `
+SELECT plan, version, effective_at, mid_period, published_at, source
+FROM plan_versions
+WHERE plan = $1
+ORDER BY version DESC
+LIMIT 1`
+
+const insertVersion = `
+INSERT INTO plan_versions (plan, version, effective_at, mid_period, source, published_at)
+VALUES ($1, $2, $3, $4, $5, $6)`
+
+// Publish stores the plan in source as the next version of its name; name is
+// the file's, for errors. Check, where not nil, sees the plan and the latest
+// version before it (nil for a first one) while no other can be published, and
+// may refuse. A source equal to the latest version's is not stored again.
 func (s *Store) Publish(ctx context.Context, name string, source []byte, now time.Time, check func(next, last *rating.Plan) error) (Version, error) {
-	panic("not yet")
+	plan, _, err := planfile.Parse(name, source)
+	if err != nil {
+		return Version{}, err
+	}
+	if plan.Effective.IsZero() {
+		return Version{}, fmt.Errorf("%s: %w; effective: 2026-12-01 would", name, ErrNoDate)
+	}
+	next := Version{Plan: plan.Name, Version: 1, Effective: plan.Effective.UTC(), MidPeriod: plan.MidPeriod, Published: now.UTC(), Source: source}
+	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, lockPlan, plan.Name); err != nil {
+			return err
+		}
+		last, err := one(ctx, tx, latestVersion, plan.Name)
+		known := !errors.Is(err, ErrNotFound)
+		if known && err != nil {
+			return err
+		}
+		if known && bytes.Equal(last.Source, source) {
+			next = last
+			return nil
+		}
+		var before *rating.Plan
+		if known {
+			next.Version = last.Version + 1
+			if before, err = s.parsed(last); err != nil {
+				return err
+			}
+		}
+		if check != nil {
+			if err := check(plan, before); err != nil {
+				return err
+			}
+		}
+		_, err = tx.Exec(ctx, insertVersion, next.Plan, next.Version, next.Effective, next.MidPeriod, next.Source, next.Published)
+		return err
+	})
+	if err != nil {
+		return Version{}, fmt.Errorf("publish plan %s: %w", plan.Name, err)
+	}
+	return next, nil
 }
 
-// InForce is the version of a plan for a period that begins on the day of
-// periodStart in the plan's zone: the one with the latest effective day not
-// after it. The error wraps ErrNotFound.
+const versionInForce = `
+SELECT plan, version, effective_at, mid_period, published_at, source
+FROM plan_versions
+WHERE plan = $1 AND effective_at <= $2
+ORDER BY effective_at DESC, version DESC
+LIMIT 1`
+
+// InForce is the version of a plan for a period that begins at periodStart: the
+// latest that takes effect on that day, in the plan's zone, or before. The
+// error wraps ErrNotFound.
 func (s *Store) InForce(ctx context.Context, plan string, periodStart time.Time) (*rating.Plan, int, error) {
-	panic("not yet")
+	v, err := one(ctx, s.pool, versionInForce, plan, periodStart)
+	if err != nil {
+		return nil, 0, fmt.Errorf("plan %s in force at %s: %w", plan, periodStart.UTC().Format(time.RFC3339), err)
+	}
+	p, err := s.parsed(v)
+	return p, v.Version, err
 }
+
+const oneVersion = `
+SELECT plan, version, effective_at, mid_period, published_at, source
+FROM plan_versions
+WHERE plan = $1 AND version = $2`
 
 // Load is one version of a plan, parsed. The error wraps ErrNotFound.
 func (s *Store) Load(ctx context.Context, plan string, version int) (*rating.Plan, error) {
-	panic("not yet")
+	s.mu.Lock()
+	p := s.plans[key{plan, version}]
+	s.mu.Unlock()
+	if p != nil {
+		return p, nil
+	}
+	v, err := one(ctx, s.pool, oneVersion, plan, version)
+	if err != nil {
+		return nil, fmt.Errorf("plan %s version %d: %w", plan, version, err)
+	}
+	return s.parsed(v)
 }
-
-// List are all versions of all plans without their sources, by plan and version.
-func (s *Store) List(ctx context.Context) ([]Version, error) { panic("not yet") }
 
 // Show is one version of a plan with its source; version 0 is the latest. The
 // error wraps ErrNotFound.
 func (s *Store) Show(ctx context.Context, plan string, version int) (Version, error) {
-	panic("not yet")
+	var v Version
+	var err error
+	if version == 0 {
+		v, err = one(ctx, s.pool, latestVersion, plan)
+	} else {
+		v, err = one(ctx, s.pool, oneVersion, plan, version)
+	}
+	if err != nil {
+		return Version{}, fmt.Errorf("plan %s version %d: %w", plan, version, err)
+	}
+	return v, nil
+}
+
+const listVersions = `
+SELECT plan, version, effective_at, mid_period, published_at, ''::bytea AS source
+FROM plan_versions
+ORDER BY plan, version`
+
+// List are all versions of all plans without their sources, by plan and version.
+func (s *Store) List(ctx context.Context) ([]Version, error) {
+	rows, err := s.pool.Query(ctx, listVersions)
+	if err != nil {
+		return nil, fmt.Errorf("list price plans: %w", err)
+	}
+	list, err := pgx.CollectRows(rows, scan)
+	if err != nil {
+		return nil, fmt.Errorf("list price plans: %w", err)
+	}
+	return list, nil
+}
+
+// parsed is the plan of a version, parsed at most once while the store lives.
+func (s *Store) parsed(v Version) (*rating.Plan, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k := key{v.Plan, v.Version}
+	if p := s.plans[k]; p != nil {
+		return p, nil
+	}
+	p, _, err := planfile.Parse(fmt.Sprintf("%s version %d", v.Plan, v.Version), v.Source)
+	if err != nil {
+		return nil, err
+	}
+	s.plans[k] = p
+	return p, nil
+}
+
+// querier is what a pool and a transaction have in common.
+type querier interface {
+	Query(ctx context.Context, query string, args ...any) (pgx.Rows, error)
+}
+
+func one(ctx context.Context, db querier, query string, args ...any) (Version, error) {
+	rows, err := db.Query(ctx, query, args...)
+	if err != nil {
+		return Version{}, err
+	}
+	v, err := pgx.CollectExactlyOneRow(rows, scan)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return Version{}, ErrNotFound
+	}
+	return v, err
+}
+
+func scan(row pgx.CollectableRow) (Version, error) {
+	var v Version
+	err := row.Scan(&v.Plan, &v.Version, &v.Effective, &v.MidPeriod, &v.Published, &v.Source)
+	v.Effective, v.Published = v.Effective.UTC(), v.Published.UTC()
+	if len(v.Source) == 0 {
+		v.Source = nil
+	}
+	return v, err
 }
