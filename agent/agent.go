@@ -101,6 +101,9 @@ func (a *Agent) Run(ctx context.Context) error {
 
 // open makes everything that the loops need.
 func (a *Agent) open(ctx context.Context) error {
+	if err := os.MkdirAll(a.cfg.DataDir, 0o755); err != nil { // QEMU reads images and disks below
+		return fmt.Errorf("data folder: %w", err)
+	}
 	if err := os.MkdirAll(filepath.Join(a.cfg.DataDir, "agent"), 0o700); err != nil {
 		return fmt.Errorf("agent's folder: %w", err)
 	}
