@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 const (
@@ -34,6 +35,8 @@ const (
 	stderrPatience = 10 * time.Second
 
 	pollInterval = 20 * time.Millisecond
+
+	startingUp = "57P03" // SQLSTATE cannot_connect_now: starting, recovering or stopping
 )
 
 // Config says where a server lives and how to run its shim.
@@ -176,6 +179,9 @@ func (s *Server) await(ctx context.Context, dsn string) error {
 		if err == nil {
 			defer conn.Close(context.WithoutCancel(ctx))
 			return createDatabase(ctx, conn)
+		}
+		if refusal, ok := errors.AsType[*pgconn.PgError](err); ok && refusal.Code != startingUp {
+			return fmt.Errorf("the Postgres server on %s refuses this program: %w", s.dir, err)
 		}
 		select {
 		case <-s.done:
