@@ -149,6 +149,9 @@ func (s *source) readings(b *Batch) error {
 		if int(epoch) >= len(b.Epochs) {
 			return fmt.Errorf("row %d: epoch %d of %d", i, epoch, len(b.Epochs))
 		}
+		if err := checkTime(b.AtMS[i]); err != nil {
+			return fmt.Errorf("row %d: %w", i, err)
+		}
 	}
 	for reg := range b.Registers {
 		if v, above := aboveInt64(b.Registers[reg]); above {

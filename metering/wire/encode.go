@@ -15,8 +15,13 @@ import (
 // write: before block info and custom serialization, as in files.
 const revision = 0
 
-// encoders compresses; EncodeAll may be called from several goroutines.
-var encoders = must(zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(2)))
+// encoders compresses; EncodeAll may be called from several goroutines. Its
+// first use makes channels, which must not happen within the bubble of a test.
+var encoders = func() *zstd.Encoder {
+	e := must(zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(2)))
+	e.EncodeAll([]byte{Version}, nil)
+	return e
+}()
 
 // scratch is the memory of one Encode.
 type scratch struct {
@@ -113,6 +118,9 @@ func (s *scratch) readings(readings []metering.Reading) error {
 		if err := metering.CheckRegisters(r.Registers); err != nil {
 			return fmt.Errorf("epoch %s: %w", r.Epoch, err)
 		}
+		if err := checkTime(r.At.UnixMilli()); err != nil {
+			return fmt.Errorf("epoch %s: %w", r.Epoch, err)
+		}
 		s.epoch = append(s.epoch, epoch)
 		s.at = append(s.at, r.At.UnixMilli())
 		for reg := range s.values {
@@ -141,6 +149,16 @@ func checkEpoch(e *metering.Epoch) error {
 	}
 	if err := metering.CheckRegisters(e.Opening); err != nil {
 		return fmt.Errorf("epoch %s: opening reading: %w", e.ID, err)
+	}
+	if err := checkTime(e.Opened.UnixMilli()); err != nil {
+		return fmt.Errorf("epoch %s: opened: %w", e.ID, err)
+	}
+	return nil
+}
+
+func checkTime(ms int64) error {
+	if ms < 0 || ms > MaxTimeMS {
+		return fmt.Errorf("%d ms is not a time between 1970 and 2248", ms)
 	}
 	return nil
 }

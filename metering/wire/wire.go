@@ -21,6 +21,7 @@ const (
 	MaxEpochs       = 10_000  // epoch records in a body
 	MaxDecodedBytes = 6 << 20 // a body, decompressed: room for both of the above
 	MaxBodyBytes    = 6 << 20 // a body as sent
+	MaxTimeMS       = 1 << 43 // the latest time, in 2248; the earliest is 1970: every store holds what lies between
 )
 
 // ErrMalformed is wrapped by every error of Decode.

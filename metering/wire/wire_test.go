@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -99,6 +100,8 @@ func TestEncodeRefuses(t *testing.T) {
 		{"no lease", func(b *metering.Batch) { b.Epochs[0].Lease = 0 }, "both count from 1"},
 		{"a register above an int64", func(b *metering.Batch) { b.Readings[0].Registers[metering.CPUNS] = 1 << 63 }, "register cpu_ns: 9223372036854775808 is above"},
 		{"an opening register above an int64", func(b *metering.Batch) { b.Epochs[0].Opening[metering.CPUNS] = 1 << 63 }, "opening reading: register cpu_ns"},
+		{"a time before 1970", func(b *metering.Batch) { b.Readings[0].At = time.Time{} }, "is not a time between"},
+		{"no opening time", func(b *metering.Batch) { b.Epochs[0].Opened = time.Time{} }, "opened: "},
 		{"too many readings", func(b *metering.Batch) { b.Readings = make([]metering.Reading, MaxReadings+1) }, "at most 10000 and 20000 fit"},
 		{"too many epochs", func(b *metering.Batch) { b.Epochs = make([]metering.Epoch, MaxEpochs+1) }, "at most 10000 and 20000 fit"},
 	} {
@@ -239,6 +242,39 @@ func TestDecodeRefusesValues(t *testing.T) {
 	if err := Decode(new(Batch), encoders.EncodeAll(plain, nil)); !errors.Is(err, ErrMalformed) ||
 		!strings.Contains(err.Error(), "row 0: epoch 2 of 2") {
 		t.Errorf("an index without record: got %v", err)
+	}
+}
+
+func TestDecodeRefusesTimes(t *testing.T) {
+	for _, at := range []int64{-1, MaxTimeMS + 1, math.MinInt64, math.MaxInt64} {
+		plain := plainOf(t, batchOf(1, 1))
+		place := strings.LastIndex(string(plain), "\x05Int64") + len("\x05Int64")
+		binary.LittleEndian.PutUint64(plain[place:], uint64(at))
+		if err := Decode(new(Batch), encoders.EncodeAll(plain, nil)); !errors.Is(err, ErrMalformed) ||
+			!strings.Contains(err.Error(), "is not a time between") {
+			t.Errorf("%d ms: got %v", at, err)
+		}
+	}
+}
+
+func TestKeep(t *testing.T) {
+	var b Batch
+	body, err := Encode(nil, batchOf(2, 2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, rows := range [][]int{{}, {0}, {3}, {1, 2}, {0, 1, 2, 3}} {
+		if err := Decode(&b, body); err != nil {
+			t.Fatal(err)
+		}
+		want := []metering.Reading{}
+		for _, i := range rows {
+			want = append(want, b.Reading(i))
+		}
+		b.Keep(rows)
+		if diff := cmp.Diff(want, b.Rows().Readings); diff != "" {
+			t.Errorf("keep %v (-want +got):\n%s", rows, diff)
+		}
 	}
 }
 
