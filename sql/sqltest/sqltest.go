@@ -68,8 +68,25 @@ func Postgres(t testing.TB) *pgxpool.Pool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(pool.Close) // before the database is dropped
+	t.Cleanup(func() { closePool(t, pool) }) // before the database is dropped
 	return pool
+}
+
+// leakTimeout is how long a test's pool may take to close before the test fails
+// for keeping a connection.
+const leakTimeout = 10 * time.Second
+
+func closePool(t testing.TB, pool *pgxpool.Pool) {
+	closed := make(chan struct{})
+	go func() {
+		pool.Close() // waits for every connection that was taken from it
+		close(closed)
+	}()
+	select {
+	case <-closed:
+	case <-time.After(leakTimeout):
+		t.Errorf("sqltest: %d connections were never given back", pool.Stat().AcquiredConns())
+	}
 }
 
 // DSN is the address of such a database, for a program under test.
