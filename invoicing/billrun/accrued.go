@@ -9,7 +9,6 @@ import (
 	"github.com/usance/usance/invoicing"
 	"github.com/usance/usance/invoicing/invoicedb"
 	"github.com/usance/usance/metering"
-	"github.com/usance/usance/metering/readingdb"
 	"github.com/usance/usance/rating"
 )
 
