@@ -43,6 +43,9 @@ func TestDatabasesAreMigratedAndApart(t *testing.T) {
 }
 
 func TestDatabaseGoesWithItsTest(t *testing.T) {
+	if testing.Short() {
+		t.Skip("needs a Postgres server, and -short has none")
+	}
 	var dsn string
 	t.Run("inner", func(t *testing.T) {
 		dsn = DSN(t)
