@@ -30,7 +30,7 @@ var insertSettings = clickhouse.Settings{"async_insert": 0, "insert_deduplicate"
 
 // Insert stores readings; they are on disk when it returns nil. After an error
 // they may be stored or not: repeat it, which is always harmless. It takes at
-// most a million readings, whose columns are all of one length.
+// most 200,000 readings, in columns of one length.
 func (s *Store) Insert(ctx context.Context, c *metering.Columns) error {
 	columns := []any{c.Tenant, c.Instance, c.Epoch, c.AtMS, c.ReceivedMS}
 	// The driver would send a batch of unequal columns as an empty one.

@@ -251,6 +251,58 @@ func TestInsertingIsAJoin(t *testing.T) {
 	})
 }
 
+// TestMergesChangeNothing has the engine merge what it would merge some time
+// later: only readings that are alike in everything become one.
+func TestMergesChangeNothing(t *testing.T) {
+	options := readingtest.Options(t)
+	s, err := readingdb.Open(t.Context(), options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := clickhouse.Open(options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	at := base.Add(time.Minute)
+	insert(t, s, reading("e1", at, 5))
+	insert(t, s, reading("e1", at, 4)) // the smaller one comes last
+	insert(t, s, reading("e1", at, 5))
+	for _, table := range []string{"readings", "reading_slots", "epoch_totals"} {
+		if err := conn.Exec(t.Context(), "OPTIMIZE TABLE "+table+" FINAL"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := s.At(t.Context(), "ten_1", []time.Time{at, base.Add(metering.SlotLength)})
+	if diff := cmp.Diff(map[metering.EpochID][]metering.Registers{"e1": {values(5), values(5)}}, got); err != nil || diff != "" {
+		t.Errorf("At: %v, -want +got:\n%s", err, diff)
+	}
+	var raw, slots, totals uint64
+	if err := conn.QueryRow(t.Context(), "SELECT (SELECT count() FROM readings), (SELECT count() FROM reading_slots), (SELECT count() FROM epoch_totals)").Scan(&raw, &slots, &totals); err != nil || raw != 2 || slots != 1 || totals != 1 {
+		t.Errorf("%d readings, %d slots, %d totals, %v; want 2, 1, 1", raw, slots, totals, err)
+	}
+}
+
+// TestOpenWindows asks from the beginning of time to its end.
+func TestOpenWindows(t *testing.T) {
+	s := readingtest.Store(t)
+	insert(t, s, reading("e1", base, 1))
+	window := metering.Window{End: time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)}
+	if got, err := s.Readings(t.Context(), "ten_1", "ins_1", window, 9); err != nil || len(got) != 1 {
+		t.Errorf("readings: %v, %v; want one", got, err)
+	}
+	if got, err := s.Slots(t.Context(), "ten_1", "ins_1", window); err != nil || len(got) != 1 {
+		t.Errorf("slots: %v, %v; want one", got, err)
+	}
+	if got, err := s.At(t.Context(), "ten_1", []time.Time{{}, window.End}); err != nil || got["e1"][0] != values(0) || got["e1"][1] != values(1) {
+		t.Errorf("At: %v, %v", got, err)
+	}
+}
+
 func TestInsertRefusesUnequalColumns(t *testing.T) {
 	s := readingtest.Store(t)
 	c := columns(reading("e1", base, 1), reading("e1", base.Add(time.Second), 2))

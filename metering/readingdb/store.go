@@ -26,9 +26,8 @@ const (
 	// maxRows is the most rows a query may return; more is the engine's error
 	// 396. A row is an epoch, an epoch at one instant, a slot or a reading.
 	maxRows = 4_000_000
-	// maxInsertRows is the most readings of one Insert: as one block they are
-	// written as one part a table and month.
-	maxInsertRows = 1_000_000
+	// maxInsertRows is the most readings of one Insert, about 50 MB; more are refused.
+	maxInsertRows = 200_000
 )
 
 // unknownDatabase is ClickHouse's error code for a database that does not exist.

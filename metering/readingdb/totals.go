@@ -1,9 +1,11 @@
 package readingdb
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
@@ -41,10 +43,9 @@ const totalsSQL = `
 SELECT tenant, instance, epoch, max(at), max(received), %s
 FROM epoch_totals
 %s
-GROUP BY tenant, instance, epoch
-ORDER BY max(at), epoch`
+GROUP BY tenant, instance, epoch`
 
-// totals calls each for every epoch that the condition selects, the latest last.
+// totals calls each for every epoch that the condition selects, in no order.
 func (s *Store) totals(ctx context.Context, where string, args []any, each func(metering.EpochID, Total) error) error {
 	var epoch, tenant, instance string
 	var total Total
@@ -123,11 +124,18 @@ func (s *Store) standings(ctx context.Context, where string, args ...any) (map[m
 		if standing.Registers, err = sum(standing.Registers, t.Registers); err != nil {
 			return fmt.Errorf("%s: %w", t.Instance, err)
 		}
-		standing.At = t.At // ascending
+		if t.At.After(standing.At) {
+			standing.At = t.At
+		}
 		standing.Epochs = append(standing.Epochs, metering.Reading{Epoch: epoch, At: t.At, Registers: t.Registers})
 		all[t.Instance] = standing
 		return nil
 	})
+	for _, standing := range all {
+		slices.SortFunc(standing.Epochs, func(a, b metering.Reading) int {
+			return cmp.Or(a.At.Compare(b.At), strings.Compare(string(a.Epoch), string(b.Epoch)))
+		})
+	}
 	return all, err
 }
 

@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -99,12 +100,14 @@ func (e *engine) run(ctx context.Context, st *statement, emit func(native []byte
 	if err := s.adapt(st); err != nil {
 		return err
 	}
+	ctx, abandon := context.WithCancel(ctx)
+	defer abandon()
 	defer e.killWhenDone(ctx, s)()
 	switch {
 	case st.insert:
 		return s.insert(insertFormat.ReplaceAllString(st.sql, ""), st.rows)
 	case selects.MatchString(st.sql):
-		return s.selectRows(st, emit)
+		return s.selectRows(st, emit, abandon)
 	}
 	r, err := s.query(st.sql, &st.params)
 	if err != nil {
@@ -168,24 +171,29 @@ func (s *session) adapt(st *statement) error {
 	return nil
 }
 
-func (s *session) selectRows(st *statement, emit func([]byte) error) error {
+// selectRows passes a SELECT's rows on. A stream is always read to its end: one
+// left half read would hand its cancellation to the session's next statement.
+func (s *session) selectRows(st *statement, emit func([]byte) error, abandon func()) error {
 	stream, err := s.stream(st.sql, &st.params)
 	if err != nil {
 		return err
 	}
 	defer stream.destroy()
+	var emitErr error
 	for {
 		part, err := s.fetch(stream)
 		if err != nil {
-			return err
+			return cmp.Or(emitErr, err)
 		}
 		rows := part.bytes()
-		if len(rows) > 0 {
-			err = emit(rows)
+		if len(rows) > 0 && emitErr == nil {
+			if emitErr = emit(rows); emitErr != nil {
+				abandon()
+			}
 		}
 		part.destroy()
-		if err != nil || len(rows) == 0 {
-			return err
+		if len(rows) == 0 {
+			return emitErr
 		}
 	}
 }
