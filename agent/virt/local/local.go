@@ -1,6 +1,7 @@
 package local
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -44,9 +46,18 @@ type Libvirtd struct {
 }
 
 // Answers reports whether a libvirtd answers at a libvirt URI, such as
-// qemu:///system, within ctx.
+// qemu:///system, within ctx, and has the network that guests are to be on.
 func Answers(ctx context.Context, uri string) bool {
-	return exec.CommandContext(ctx, "virsh", "--quiet", "-c", uri, "version", "--daemon").Run() == nil
+	networks, err := activeNetworks(ctx, uri)
+	return err == nil && slices.Contains(networks, networkName)
+}
+
+func activeNetworks(ctx context.Context, uri string) ([]string, error) {
+	out, err := exec.CommandContext(ctx, "virsh", "--quiet", "-c", uri, "net-list", "--name").CombinedOutput()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s", err, bytes.TrimSpace(out))
+	}
+	return strings.Fields(string(out)), nil
 }
 
 // Start goes on with the libvirtd of the folder when it is alive, else starts
@@ -114,6 +125,7 @@ func (l *Libvirtd) ensure(ctx context.Context) error {
 			return fmt.Errorf("start libvirtd in %s: %w", l.dir, err)
 		}
 		l.log.Info("libvirtd of our own started", "uri", l.URI())
+		l.warmUp()
 	}
 	return l.awaitNetwork(ctx)
 }
@@ -122,16 +134,25 @@ func (l *Libvirtd) ensure(ctx context.Context) error {
 // starts it by itself, after it began to answer.
 func (l *Libvirtd) awaitNetwork(ctx context.Context) error {
 	for {
-		out, err := exec.CommandContext(ctx, "virsh", "--quiet", "-c", l.URI(), "net-list", "--name").CombinedOutput()
-		if err == nil && strings.TrimSpace(string(out)) == networkName {
+		networks, err := activeNetworks(ctx, l.URI())
+		if slices.Contains(networks, networkName) {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("libvirtd in %s: its network %s does not come up (see %s): %s",
-				l.dir, networkName, filepath.Join(l.dir, "log", "libvirtd.log"), strings.TrimSpace(string(out)))
+			return fmt.Errorf("libvirtd in %s: its network %s does not come up (see %s): %w",
+				l.dir, networkName, filepath.Join(l.dir, "log", "libvirtd.log"), errors.Join(err, ctx.Err()))
 		case <-time.After(100 * time.Millisecond):
 		}
+	}
+}
+
+// warmUp has libvirtd find out what QEMU can do, which takes some seconds once
+// and is kept then, so that the first guest need not wait for it.
+func (l *Libvirtd) warmUp() {
+	cmd := exec.Command("virsh", "--quiet", "-c", l.URI(), "domcapabilities", "--virttype", "qemu")
+	if cmd.Start() == nil {
+		go cmd.Wait()
 	}
 }
 
