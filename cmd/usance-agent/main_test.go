@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -60,8 +61,13 @@ func TestEndsWithItsParent(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
+	fd, err := syscall.Dup(int(r.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
 	ended := make(chan struct{})
-	endWith(int(r.Fd()), func() { close(ended) })
+	endWith(fd, func() { close(ended) })
 	select {
 	case <-ended:
 		t.Fatal("ended while the parent lives")

@@ -1,13 +1,13 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"syscall"
-	"time"
 )
 
 // child is a process of ours that ends itself when we end: it holds, as its
@@ -23,7 +23,7 @@ type child struct {
 // childPipe is the file descriptor a child finds the pipe under.
 const childPipe = 3
 
-func startChild(command []string, out io.Writer) (*child, error) {
+func startChild(command []string, out io.Writer, env ...string) (*child, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", command[0], err)
@@ -31,7 +31,7 @@ func startChild(command []string, out io.Writer) (*child, error) {
 	c := &child{cmd: exec.Command(command[0], command[1:]...), life: w, done: make(chan struct{})}
 	c.cmd.Stdout, c.cmd.Stderr = out, out
 	c.cmd.ExtraFiles = []*os.File{r}
-	c.cmd.Env = append(os.Environ(), "USANCE_PIPE=1")
+	c.cmd.Env = append(append(os.Environ(), "USANCE_PIPE=1"), env...)
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	err = c.cmd.Start()
 	r.Close()
@@ -47,14 +47,22 @@ func startChild(command []string, out io.Writer) (*child, error) {
 	return c, nil
 }
 
-// stop asks the child to end and waits; it kills it after patience.
-func (c *child) stop(patience time.Duration) {
+// Done is closed when the child has ended.
+func (c *child) Done() <-chan struct{} { return c.done }
+
+// Err is how the child ended.
+func (c *child) Err() error { return c.err }
+
+// Stop asks the child to end and waits; it kills it when ctx ends.
+func (c *child) Stop(ctx context.Context) error {
 	c.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-c.done:
-	case <-time.After(patience):
+		return nil
+	case <-ctx.Done():
 		c.cmd.Process.Kill()
 		<-c.done
+		return fmt.Errorf("%s did not end when asked: %w", c.cmd.Path, ctx.Err())
 	}
 }
 

@@ -468,7 +468,9 @@ func startKeeper(command []string, logFile string) (*keeper, error) {
 			}
 			select {
 			case <-k.quit:
-				c.stop(upStopTime + 10*time.Second)
+				ctx, cancel := context.WithTimeout(context.Background(), 3*upStopTime)
+				defer cancel()
+				k.err = c.Stop(ctx)
 				return
 			case <-c.done:
 			}

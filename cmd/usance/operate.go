@@ -1,0 +1,361 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/usance/usance/metering"
+	"github.com/usance/usance/portal"
+	"github.com/usance/usance/rating/planfile"
+)
+
+// operation is one subcommand that calls the API of a running control plane.
+type operation struct {
+	name, args, summary string
+	arity               int // how many arguments must follow
+	do                  func(ctx context.Context, p program, c *apiClient, f *flag.FlagSet) error
+	flags               func(f *flag.FlagSet)
+}
+
+// operate runs the operation that args name, with a client that reach makes of the flags.
+func (p program) operate(ctx context.Context, command string, args []string, operations []operation, reach func(f *flag.FlagSet) func() (*apiClient, error)) int {
+	for _, o := range operations {
+		if len(args) == 0 || o.name != args[0] {
+			continue
+		}
+		f := p.flags(command+" "+o.name, strings.TrimSpace(command+" "+o.name+" [flags] "+o.args))
+		client := reach(f)
+		if o.flags != nil {
+			o.flags(f)
+		}
+		if code, ok := p.parse(f, args[1:]); !ok {
+			return code
+		}
+		if f.NArg() != o.arity {
+			f.Usage()
+			return exitUsage
+		}
+		c, err := client()
+		if err == nil {
+			err = o.do(ctx, p, c, f)
+		}
+		if err != nil {
+			return p.fail(command+" "+o.name, err)
+		}
+		return exitOK
+	}
+	fmt.Fprintf(p.stderr, "Usage: usance %s SUBCOMMAND [flags]\n", command)
+	for _, o := range operations {
+		fmt.Fprintf(p.stderr, "  %-34s %s\n", strings.TrimSpace(o.name+" "+o.args), o.summary)
+	}
+	return exitUsage
+}
+
+// asOperator reaches the control plane with the operator's token.
+func asOperator(f *flag.FlagSet) func() (*apiClient, error) {
+	var o operatorFlags
+	f.StringVar(&o.data, "data", defaultData, "data `folder`, for the operator's token")
+	f.StringVar(&o.server, "server", "http://"+defaultListen, "`URL` of the control plane")
+	f.StringVar(&o.token, "token", "", "operator's `token` instead of the data folder's")
+	return o.clientOf()
+}
+
+func (o *operatorFlags) clientOf() func() (*apiClient, error) { return o.client }
+
+// asTenant reaches the control plane with a tenant's API token.
+func asTenant(f *flag.FlagSet) func() (*apiClient, error) {
+	server := f.String("server", "http://"+defaultListen, "`URL` of the control plane")
+	token := f.String("token", "", "API `token` of the tenant")
+	return func() (*apiClient, error) {
+		if *token == "" {
+			return nil, errors.New("an API token is needed: --token, or USANCE_TOKEN")
+		}
+		return newAPIClient(*server, *token), nil
+	}
+}
+
+// table prints rows with aligned columns; the first is the heading.
+func table(out io.Writer, rows [][]string) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	for _, r := range rows {
+		fmt.Fprintln(w, strings.Join(r, "\t"))
+	}
+	return w.Flush()
+}
+
+// pages calls f with every item of a list, page after page.
+func pages[T any](ctx context.Context, c *apiClient, path string, f func(T)) error {
+	mark := "?"
+	if strings.Contains(path, "?") {
+		mark = "&"
+	}
+	for after := ""; ; {
+		var page portal.List[T]
+		if err := c.call(ctx, "GET", path+mark+"after="+url.QueryEscape(after), nil, &page); err != nil {
+			return err
+		}
+		for _, item := range page.Items {
+			f(item)
+		}
+		if page.Next == "" {
+			return nil
+		}
+		after = page.Next
+	}
+}
+
+func hostCommand(ctx context.Context, p program, args []string) int {
+	return p.operate(ctx, "host", args, []operation{
+		{name: "token", summary: "make a join token, good once within 15 minutes", do: func(ctx context.Context, p program, c *apiClient, f *flag.FlagSet) error {
+			var t portal.TokenJSON
+			if err := c.call(ctx, "POST", "/operator/hosts/tokens", nil, &t); err != nil {
+				return err
+			}
+			fmt.Fprintln(p.stdout, t.Token)
+			return nil
+		}},
+		{name: "list", summary: "list the hosts", do: func(ctx context.Context, p program, c *apiClient, f *flag.FlagSet) error {
+			rows := [][]string{{"HOST", "NAME", "STATE", "VCPUS", "USED", "MEMORY"}}
+			err := pages(ctx, c, "/operator/hosts", func(h portal.HostJSON) {
+				rows = append(rows, []string{string(h.ID), h.Name, h.State, fmt.Sprint(h.VCPUs), fmt.Sprint(h.VCPUsUsed), fmt.Sprintf("%d MiB", h.MemoryMiB)})
+			})
+			if err != nil {
+				return err
+			}
+			return table(p.stdout, rows)
+		}},
+		{name: "remove", args: "HOST", arity: 1, summary: "take a host's certificate back; refused while it has instances", do: func(ctx context.Context, p program, c *apiClient, f *flag.FlagSet) error {
+			return c.call(ctx, "DELETE", "/operator/hosts/"+url.PathEscape(f.Arg(0)), nil, nil)
+		}},
+	}, asOperator)
+}
+
+func planCommand(ctx context.Context, p program, args []string) int {
+	if len(args) > 0 && args[0] == "check" {
+		return planCheck(p, args[1:])
+	}
+	return p.operate(ctx, "plan", args, []operation{
+		{name: "check", args: "FILE", summary: "check a plan file, offline"},
+		{name: "publish", args: "FILE", arity: 1, summary: "publish a plan file as the next version", do: func(ctx context.Context, p program, c *apiClient, f *flag.FlagSet) error {
+			source, err := os.ReadFile(f.Arg(0))
+			if err != nil {
+				return err
+			}
+			var plan portal.PublishedPlan
+			if err := c.call(ctx, "POST", "/operator/plans", source, &plan); err != nil {
+				return err
+			}
+			fmt.Fprintf(p.stdout, "%s version %d, effective %s\n", plan.Plan, plan.Version, plan.Effective)
+			return nil
+		}},
+		{name: "list", summary: "list plans and versions", do: func(ctx context.Context, p program, c *apiClient, f *flag.FlagSet) error {
+			rows := [][]string{{"PLAN", "VERSION", "EFFECTIVE"}}
+			err := pages(ctx, c, "/operator/plans", func(v portal.PublishedPlan) {
+				rows = append(rows, []string{v.Plan, fmt.Sprint(v.Version), v.Effective})
+			})
+			if err != nil {
+				return err
+			}
+			return table(p.stdout, rows)
+		}},
+		{name: "show", args: "PLAN", arity: 1, summary: "print the newest version's source", do: func(ctx context.Context, p program, c *apiClient, f *flag.FlagSet) error {
+			var v portal.PlanSource
+			if err := c.call(ctx, "GET", "/operator/plans/"+url.PathEscape(f.Arg(0)), nil, &v); err != nil {
+				return err
+			}
+			fmt.Fprint(p.stdout, v.Source)
+			return nil
+		}},
+	}, asOperator)
+}
+
+// planCheck says what is wrong with a plan file before it is published.
+func planCheck(p program, args []string) int {
+	f := p.flags("plan check", "plan check FILE")
+	if code, ok := p.parse(f, args); !ok {
+		return code
+	}
+	if f.NArg() != 1 {
+		f.Usage()
+		return exitUsage
+	}
+	source, err := os.ReadFile(f.Arg(0))
+	if err != nil {
+		return p.fail("plan check", err)
+	}
+	plan, warnings, err := planfile.Parse(f.Arg(0), source)
+	for _, w := range warnings {
+		fmt.Fprintln(p.stderr, "warning:", w)
+	}
+	if err != nil {
+		fmt.Fprintln(p.stderr, err)
+		return exitUsage
+	}
+	fmt.Fprintf(p.stdout, "%s: plan %s, %d rates, no mistakes\n", f.Arg(0), plan.Name, len(plan.Rates))
+	return exitOK
+}
+
+func tenantCommand(ctx context.Context, p program, args []string) int {
+	var n portal.CreateTenant
+	var g portal.GrantCredit
+	path := func(f *flag.FlagSet) string { return "/operator/tenants/" + url.PathEscape(f.Arg(0)) }
+	return p.operate(ctx, "tenant", args, []operation{
+		{name: "create", summary: "create a tenant with its first user", flags: func(f *flag.FlagSet) {
+			f.StringVar(&n.Name, "name", "", "`name` on invoices")
+			f.StringVar(&n.Email, "email", "", "`address` of the first user")
+			f.StringVar(&n.Password, "password", "", "`password` of the first user")
+			f.StringVar(&n.Plan, "plan", "", "price `plan`")
+			f.StringVar(&n.Currency, "currency", "EUR", "`currency` of the invoices")
+			f.StringVar(&n.Zone, "zone", "UTC", "billing `zone`, such as Europe/Berlin: where months begin")
+		}, do: func(ctx context.Context, p program, c *apiClient, f *flag.FlagSet) error {
+			var t portal.TenantJSON
+			if err := c.call(ctx, "POST", "/operator/tenants", n, &t); err != nil {
+				return err
+			}
+			fmt.Fprintln(p.stdout, t.ID)
+			return nil
+		}},
+		{name: "list", summary: "list the tenants", do: func(ctx context.Context, p program, c *apiClient, f *flag.FlagSet) error {
+			rows := [][]string{{"TENANT", "NAME", "E-MAIL", "PLAN", "CURRENCY", "ZONE"}}
+			err := pages(ctx, c, "/operator/tenants", func(t portal.TenantJSON) {
+				rows = append(rows, []string{string(t.ID), t.Name, t.Email, t.Plan, t.Currency, t.Zone})
+			})
+			if err != nil {
+				return err
+			}
+			return table(p.stdout, rows)
+		}},
+		{name: "credit", args: "TENANT", arity: 1, summary: "grant promotional credit", flags: func(f *flag.FlagSet) {
+			f.StringVar(&g.Amount, "amount", "", "`amount`, such as 25.00, in the tenant's currency")
+			f.StringVar(&g.Key, "key", "", "`key`: the same key grants once")
+		}, do: func(ctx context.Context, p program, c *apiClient, f *flag.FlagSet) error {
+			if g.Key == "" {
+				g.Key = metering.NewID("grant_")
+			}
+			return c.call(ctx, "POST", path(f)+"/credit", g, nil)
+		}},
+		{name: "token", args: "TENANT", arity: 1, summary: "make an API token of the tenant", do: func(ctx context.Context, p program, c *apiClient, f *flag.FlagSet) error {
+			var t portal.TokenJSON
+			if err := c.call(ctx, "POST", path(f)+"/tokens", nil, &t); err != nil {
+				return err
+			}
+			fmt.Fprintln(p.stdout, t.Token)
+			return nil
+		}},
+	}, asOperator)
+}
+
+func invoiceCommand(ctx context.Context, p program, args []string) int {
+	path := func(f *flag.FlagSet) string { return "/operator/tenants/" + url.PathEscape(f.Arg(0)) }
+	return p.operate(ctx, "invoice", args, []operation{
+		{name: "close", args: "TENANT", arity: 1, summary: "cut the tenant's open period now and print the invoice", do: func(ctx context.Context, p program, c *apiClient, f *flag.FlagSet) error {
+			var closing portal.ClosingJSON
+			if err := c.call(ctx, "POST", path(f)+"/closings", nil, &closing); err != nil {
+				return err
+			}
+			if closing.Invoice == nil {
+				fmt.Fprintln(p.stdout, "nothing to bill; what was metered is noted as closed")
+				return nil
+			}
+			printInvoice(p.stdout, *closing.Invoice)
+			return nil
+		}},
+		{name: "list", args: "TENANT", arity: 1, summary: "list the tenant's invoices", do: func(ctx context.Context, p program, c *apiClient, f *flag.FlagSet) error {
+			rows := [][]string{{"INVOICE", "ISSUED", "UNTIL", "GROSS", "DUE", ""}}
+			err := pages(ctx, c, path(f)+"/invoices", func(i portal.InvoiceJSON) {
+				rows = append(rows, []string{i.Number, i.Issued.Format("2006-01-02"), i.End.Format("2006-01-02 15:04"), i.Gross, i.Due, i.Currency})
+			})
+			if err != nil {
+				return err
+			}
+			return table(p.stdout, rows)
+		}},
+		{name: "show", args: "NUMBER", arity: 1, summary: "print an invoice", do: func(ctx context.Context, p program, c *apiClient, f *flag.FlagSet) error {
+			var i portal.InvoiceJSON
+			if err := c.call(ctx, "GET", "/operator/invoices/"+url.PathEscape(f.Arg(0)), nil, &i); err != nil {
+				return err
+			}
+			printInvoice(p.stdout, i)
+			return nil
+		}},
+	}, asOperator)
+}
+
+// printInvoice prints each line with quantity, price, exact and rounded amount.
+func printInvoice(out io.Writer, i portal.InvoiceJSON) {
+	fmt.Fprintf(out, "Invoice %s of %s UTC, tenant %s\nPeriod %s to %s UTC\n\n", i.Number, i.Issued.Format("2006-01-02 15:04:05"), i.Tenant,
+		i.Start.Format("2006-01-02 15:04:05"), i.End.Format("2006-01-02 15:04:05"))
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintf(w, "rate\tquantity\tunit\tprice\texact\tbilled before\tamount\t\n")
+	for _, l := range i.Lines {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", l.Rate, l.Quantity, l.Unit, l.Price, l.Exact, l.Billed, l.Amount)
+	}
+	w.Flush()
+	fmt.Fprintf(out, "\nNet %s, tax %s, total %s %s; credit applied %s, due %s %s\n", i.Net, i.Tax, i.Gross, i.Currency, i.Credit, i.Due, i.Currency)
+}
+
+func instanceCommand(ctx context.Context, p program, args []string) int {
+	var n portal.CreateInstance
+	var sshKey string
+	path := func(f *flag.FlagSet) string { return "/instances/" + url.PathEscape(f.Arg(0)) }
+	post := func(verb string) func(context.Context, program, *apiClient, *flag.FlagSet) error {
+		return func(ctx context.Context, p program, c *apiClient, f *flag.FlagSet) error {
+			return c.call(ctx, "POST", path(f)+"/"+verb, nil, nil)
+		}
+	}
+	return p.operate(ctx, "instance", args, []operation{
+		{name: "list", summary: "list the VMs", do: func(ctx context.Context, p program, c *apiClient, f *flag.FlagSet) error {
+			rows := [][]string{{"INSTANCE", "NAME", "FLAVOR", "STATE", "ADDRESS", "ACCRUED"}}
+			err := pages(ctx, c, "/instances", func(i portal.InstanceJSON) {
+				accrued := "?"
+				if i.Accrued != nil {
+					accrued = i.Accrued.Amount + " " + i.Accrued.Currency
+				}
+				rows = append(rows, []string{string(i.ID), i.Name, i.Flavor, i.State, i.Address, accrued})
+			})
+			if err != nil {
+				return err
+			}
+			return table(p.stdout, rows)
+		}},
+		{name: "create", summary: "create a VM and start it", flags: func(f *flag.FlagSet) {
+			f.StringVar(&n.Name, "name", "", "host `name`")
+			f.StringVar(&n.Flavor, "flavor", "small", "`flavor`")
+			f.StringVar(&n.Image, "image", "tiny", "`image`")
+			f.StringVar(&sshKey, "ssh-key", "", "public `key` let in by ssh")
+		}, do: func(ctx context.Context, p program, c *apiClient, f *flag.FlagSet) error {
+			if sshKey != "" {
+				n.SSHKeys = []string{sshKey}
+			}
+			var i portal.InstanceJSON
+			if err := c.call(ctx, "POST", "/instances", n, &i, "Idempotency-Key", metering.NewID("cli_")); err != nil {
+				return err
+			}
+			fmt.Fprintln(p.stdout, i.ID)
+			return nil
+		}},
+		{name: "show", args: "INSTANCE", arity: 1, summary: "print a VM with its registers", do: func(ctx context.Context, p program, c *apiClient, f *flag.FlagSet) error {
+			var i portal.InstanceJSON
+			if err := c.call(ctx, "GET", path(f), nil, &i); err != nil {
+				return err
+			}
+			rows := [][]string{{"id", string(i.ID)}, {"name", i.Name}, {"flavor", i.Flavor}, {"state", i.State}, {"desired", i.Desired + " (" + i.Reason + ")"}, {"address", i.Address}}
+			for _, r := range metering.RegisterNames() {
+				rows = append(rows, []string{r, i.Registers[r]})
+			}
+			return table(p.stdout, rows)
+		}},
+		{name: "start", args: "INSTANCE", arity: 1, summary: "switch a VM on", do: post("start")},
+		{name: "stop", args: "INSTANCE", arity: 1, summary: "switch a VM off", do: post("stop")},
+		{name: "delete", args: "INSTANCE", arity: 1, summary: "delete a VM with its disk", do: func(ctx context.Context, p program, c *apiClient, f *flag.FlagSet) error {
+			return c.call(ctx, "DELETE", path(f), nil, nil)
+		}},
+	}, asTenant)
+}

@@ -1,0 +1,57 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/usance/usance/invoicing"
+	"github.com/usance/usance/invoicing/invoicedb"
+	"github.com/usance/usance/portal"
+	"github.com/usance/usance/portal/identity"
+	"github.com/usance/usance/rating/money"
+)
+
+// newAccount checks what a new tenant pays by; the account lacks its tenant yet.
+func (p *plane) newAccount(ctx context.Context, n portal.CreateTenant) (invoicing.Account, error) {
+	currency, err := money.ParseCurrency(n.Currency)
+	if err != nil {
+		return invoicing.Account{}, fmt.Errorf("%w: %w", identity.ErrInvalid, err)
+	}
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	account := invoicing.Account{Tenant: "ten_00000000000000000", Currency: currency, Plan: n.Plan, Zone: n.Zone,
+		CreditLimit: money.Amount{Currency: currency}, Created: now}
+	if err := account.Check(); err != nil {
+		return invoicing.Account{}, fmt.Errorf("%w: %w", identity.ErrInvalid, err)
+	}
+	period, err := account.PeriodOf(now)
+	if err != nil {
+		return invoicing.Account{}, fmt.Errorf("%w: %w", identity.ErrInvalid, err)
+	}
+	plan, _, err := p.plans.InForce(ctx, n.Plan, period.Start)
+	if err != nil {
+		return invoicing.Account{}, fmt.Errorf("%w plan %q: %w", identity.ErrInvalid, n.Plan, err)
+	}
+	if plan.Currency != currency {
+		return invoicing.Account{}, fmt.Errorf("%w currency %s: plan %s has prices in %s", identity.ErrInvalid, currency, plan.Name, plan.Currency)
+	}
+	return account, nil
+}
+
+// parseGrant reads the amount and the day of a grant.
+func parseGrant(g portal.GrantCredit, currency money.Currency) (amount money.Amount, expires time.Time, err error) {
+	amount, err = money.Parse(g.Amount, currency)
+	switch {
+	case err != nil:
+		return amount, expires, fmt.Errorf("%w amount: %w", identity.ErrInvalid, err)
+	case amount.Minor <= 0:
+		return amount, expires, fmt.Errorf("%w amount %q: it must be above zero", identity.ErrInvalid, g.Amount)
+	case g.Key == "":
+		return amount, expires, fmt.Errorf("%w key: it must not be empty", identity.ErrInvalid)
+	}
+	expires = invoicedb.Forever
+	if g.Expires != nil {
+		expires = *g.Expires
+	}
+	return amount, expires, nil
+}
