@@ -55,13 +55,28 @@ func (w Window) Overlap(o Window) (both Window, ok bool) {
 	return both, both.End.After(both.Start)
 }
 
-// Month is the billing month in zone that the usage of the instant before end
-// lies in: month starts at local midnight of the first. Month(t) holds t when t
-// is the month's first instant.
+// Month is the billing month in zone that the instant t lies in; a month starts
+// at local midnight of the first and holds its first instant. As usage, growth
+// up to t belongs to the month before when t is that instant.
 func Month(t time.Time, zone *time.Location) Window {
 	l := t.In(zone)
-	return Window{
-		Start: time.Date(l.Year(), l.Month(), 1, 0, 0, 0, 0, zone).UTC(),
-		End:   time.Date(l.Year(), l.Month()+1, 1, 0, 0, 0, 0, zone).UTC(),
+	return Window{Start: monthStart(l.Year(), l.Month(), zone), End: monthStart(l.Year(), l.Month()+1, zone)}
+}
+
+// monthStart is the first instant of a month. Where the clock jumps over
+// midnight of the first, that is the jump; where midnight comes twice, the first.
+func monthStart(year int, month time.Month, zone *time.Location) time.Time {
+	t := time.Date(year, month, 1, 0, 0, 0, 0, zone)
+	change, next := t.ZoneBounds()
+	if t.Day() != 1 {
+		return next.UTC()
 	}
+	if !change.IsZero() {
+		_, offset := t.Zone()
+		_, before := change.Add(-1).Zone()
+		if first := t.Add(time.Duration(offset-before) * time.Second); first.Before(change) && before > offset {
+			return first.UTC()
+		}
+	}
+	return t.UTC()
 }
