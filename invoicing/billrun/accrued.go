@@ -162,7 +162,7 @@ func (r *Run) openPeriods(ctx context.Context, page []invoicedb.Standing) (map[m
 		}
 		var plan *rating.Plan
 		if s.Last.Seq > 0 && !s.Last.Last() {
-			plan, err = r.plan(ctx, invoicedb.PlanVersion{Plan: s.Last.Plan, Version: s.Last.PlanVersion})
+			plan, err = r.Plans.Load(ctx, s.Last.Plan, s.Last.PlanVersion)
 		} else if k := (key{s.Plan, period.Start}); inForce[k] != nil {
 			plan = inForce[k]
 		} else if plan, _, err = r.inForce(ctx, s.Account, period); err == nil {

@@ -62,7 +62,7 @@ func (r *Run) periods(ctx context.Context, s invoicedb.Standing, at time.Time) (
 	for _, w := range windows {
 		var plan *rating.Plan
 		if v, ok := fixed[w.Start]; ok {
-			plan, err = r.plan(ctx, v)
+			plan, err = r.Plans.Load(ctx, v.Plan, v.Version)
 			last = v
 		} else {
 			plan, last, err = r.inForce(ctx, s.Account, w)
@@ -87,24 +87,6 @@ func (r *Run) inForce(ctx context.Context, a invoicing.Account, period metering.
 		return nil, v, fmt.Errorf("plan %s version %d is in %s, the account in %s", a.Plan, version, plan.Currency, a.Currency)
 	}
 	return plan, v, nil
-}
-
-// plan is one version of a plan, parsed once.
-func (r *Run) plan(ctx context.Context, v invoicedb.PlanVersion) (*rating.Plan, error) {
-	r.mu.Lock()
-	plan := r.plans[v]
-	r.mu.Unlock()
-	if plan != nil {
-		return plan, nil
-	}
-	plan, err := r.Plans.Load(ctx, v.Plan, v.Version)
-	if err != nil {
-		return nil, err
-	}
-	r.mu.Lock()
-	r.plans[v] = plan
-	r.mu.Unlock()
-	return plan, nil
 }
 
 // spansOf splits periods where a time class of their plan begins or ends, up to

@@ -3,7 +3,7 @@
 // It owns the order of a closing: read the books, read the odometers in one
 // query, rate, draft, record. It never decides what a closing bills (package
 // invoicing does, in its package comment), never stores anything itself and
-// keeps no state between calls but parsed plans.
+// keeps no state between calls.
 //
 // Invariants:
 //   - Nothing is read twice from the readings in a closing: segments, lines and
@@ -20,7 +20,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/usance/usance/invoicing"
@@ -29,7 +28,6 @@ import (
 	"github.com/usance/usance/metering/allocdb"
 	"github.com/usance/usance/metering/epochdb"
 	"github.com/usance/usance/metering/readingdb"
-	"github.com/usance/usance/rating"
 	"github.com/usance/usance/rating/plandb"
 )
 
@@ -75,8 +73,6 @@ type Config struct {
 // Run closes periods. All methods may run at the same time.
 type Run struct {
 	Config
-	mu    sync.Mutex
-	plans map[invoicedb.PlanVersion]*rating.Plan // versions never change
 }
 
 // New is a run over cfg.
@@ -85,7 +81,7 @@ func New(cfg Config) (*Run, error) {
 		cfg.Running == nil || cfg.Log == nil || cfg.Settle < 0 {
 		return nil, errors.New("billrun: a store, function or logger is missing, or Settle is negative")
 	}
-	return &Run{Config: cfg, plans: map[invoicedb.PlanVersion]*rating.Plan{}}, nil
+	return &Run{cfg}, nil
 }
 
 // Once closes every period that ended at least Settle before now, of up to
