@@ -88,7 +88,8 @@ func TestMonth(t *testing.T) {
 		// The clock jumps from 24:00 on 30 September to 01:00 on 1 October.
 		{"America/Asuncion", "2023-10-01T03:59:00Z", "2023-09-01T04:00:00Z", 720},
 		{"America/Asuncion", "2023-10-01T04:00:00Z", "2023-10-01T04:00:00Z", 743},
-		// Midnight of 1 November comes twice.
+		// Midnight of the first comes twice.
+		{"Asia/Gaza", "2004-09-30T21:30:00Z", "2004-09-30T21:00:00Z", 745},
 		{"America/Havana", "2020-11-01T04:30:00Z", "2020-11-01T04:00:00Z", 721},
 	} {
 		zone, err := time.LoadLocation(test.zone)
