@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -43,6 +44,7 @@ func round(instances, n int) *metering.Batch {
 	return b
 }
 
+// open opens a spool for the length of a test.
 func open(t testing.TB, dir string, maxBytes int64) *Spool {
 	t.Helper()
 	s, err := Open(dir, Config{MaxBytes: maxBytes, Log: slog.New(slog.DiscardHandler)})
@@ -496,7 +498,7 @@ func TestKill(t *testing.T) {
 // after it said that so many were taken. It returns the last one said.
 func appendUntilKilled(t *testing.T, dir string, first, rounds int) (said int) {
 	t.Helper()
-	child := exec.Command(os.Args[0], "-test.run=^TestAppendForever$")
+	child := exec.Command(os.Args[0])
 	child.Env = append(os.Environ(), "SPOOL_TEST_DIR="+dir, fmt.Sprint("SPOOL_TEST_FIRST=", first))
 	out, err := child.StdoutPipe()
 	if err != nil {
@@ -522,19 +524,28 @@ func appendUntilKilled(t *testing.T, dir string, first, rounds int) (said int) {
 	return said
 }
 
-// TestAppendForever is the child of TestKill.
-func TestAppendForever(t *testing.T) {
-	dir := os.Getenv("SPOOL_TEST_DIR")
-	if dir == "" {
-		t.Skip("runs only as a child of TestKill")
+// TestMain makes a child of TestKill out of the test binary when it is told to.
+func TestMain(m *testing.M) {
+	if dir := os.Getenv("SPOOL_TEST_DIR"); dir != "" {
+		appendForever(dir, os.Getenv("SPOOL_TEST_FIRST"))
 	}
-	var first int
-	if _, err := fmt.Sscan(os.Getenv("SPOOL_TEST_FIRST"), &first); err != nil {
-		t.Fatal(err)
+	os.Exit(m.Run())
+}
+
+// appendForever appends rounds from first on and says of each that it was taken.
+func appendForever(dir, first string) {
+	n, err := strconv.Atoi(first)
+	if err != nil {
+		panic(err)
 	}
-	s := open(t, dir, 0)
-	for n := first; ; n++ {
-		mustAppend(t, s, round(1, n))
+	s, err := Open(dir, Config{Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		panic(err)
+	}
+	for ; ; n++ {
+		if err := s.Append(round(1, n), false); err != nil {
+			panic(err)
+		}
 		fmt.Println("taken", n)
 	}
 }
