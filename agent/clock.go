@@ -13,10 +13,7 @@ import (
 type Instant struct {
 	Wall time.Time     // UTC; may be stepped, so it only names moments
 	Mono time.Duration // CLOCK_MONOTONIC: never stepped, stands still while the host sleeps
-	// SinceBoot is CLOCK_BOOTTIME, the clock of a process's start time; it runs
-	// on while the host sleeps.
-	SinceBoot time.Duration
-	Boot      string // id of the host's boot; Mono and SinceBoot mean nothing in another
+	Boot string        // id of the host's boot; Mono means nothing in another
 }
 
 // Clock tells the present instant. It may be called by several goroutines.
@@ -30,21 +27,12 @@ func HostClock() (Clock, error) {
 	}
 	boot := strings.TrimSpace(string(id))
 	return func() Instant {
-		return Instant{
-			Wall:      time.Now().UTC(),
-			Mono:      clockOf(unix.CLOCK_MONOTONIC),
-			SinceBoot: clockOf(unix.CLOCK_BOOTTIME),
-			Boot:      boot,
+		var mono unix.Timespec
+		if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &mono); err != nil {
+			panic(fmt.Sprintf("agent: the monotonic clock: %v", err)) // every Linux has it
 		}
+		return Instant{Wall: time.Now().UTC(), Mono: time.Duration(mono.Nano()), Boot: boot}
 	}, nil
-}
-
-func clockOf(id int32) time.Duration {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(id, &ts); err != nil {
-		panic(fmt.Sprintf("agent: clock %d: %v", id, err)) // Linux has both clocks
-	}
-	return time.Duration(ts.Nano())
 }
 
 // at is the instant at which the wall clock that n was read from showed wall,
@@ -52,7 +40,7 @@ func clockOf(id int32) time.Duration {
 // are exact whatever happened to the wall clock in between.
 func (n Instant) at(wall time.Time) Instant {
 	back := n.Wall.Sub(wall)
-	n.Wall, n.Mono, n.SinceBoot = wall.UTC(), n.Mono-back, n.SinceBoot-back
+	n.Wall, n.Mono = wall.UTC(), n.Mono-back
 	return n
 }
 

@@ -46,14 +46,6 @@ func (g *Rig) settle() {
 // Event delivers an event, and takes the sample that it causes.
 func (g *Rig) Event(e Event) { g.r.event(context.Background(), e); g.settle() }
 
-// EventOnly delivers an event without looking at the hypervisor.
-func (g *Rig) EventOnly(e Event) {
-	if g.r.meter.event(g.r.instant(e.At), e) {
-		g.r.meter.read(e.ID)
-		g.r.commit()
-	}
-}
-
 // Watch says that events arrive from now on, or no longer do.
 func (g *Rig) Watch(live bool) {
 	g.r.meter.watch(live)
@@ -63,8 +55,7 @@ func (g *Rig) Watch(live bool) {
 
 // Known answers the question for known epochs.
 func (g *Rig) Known(k []hostapi.KnownEpoch) {
-	g.r.meter.known, g.r.meter.heard = k, true
-	g.r.begin(context.Background())
+	g.r.remember(context.Background(), k)
 	g.settle()
 }
 

@@ -46,6 +46,9 @@ type state struct {
 	Boot    string    `json:"boot"`
 	Open    []*domain `json:"open"`
 	Ended   []*domain `json:"ended"` // their last readings may not be in the spool
+	// Lost says that in this boot a state was lost: a process that is not in
+	// Open may still be one that the control plane remembers.
+	Lost bool `json:"lost,omitempty"`
 }
 
 const stateVersion = 1
@@ -69,6 +72,7 @@ func (j *journal) load(m *meter, log *slog.Logger) error {
 		return os.Rename(j.path, j.path+".bad")
 	}
 	m.ended = s.Ended
+	m.lost = s.Lost && s.Boot == m.boot
 	for _, d := range s.Open {
 		if s.Boot != m.boot { // no process outlives its host's boot
 			m.ended = append(m.ended, d)
@@ -106,7 +110,7 @@ func (j *journal) commit(m *meter) error {
 }
 
 func (j *journal) write(m *meter) error {
-	s := state{Version: stateVersion, Boot: m.boot, Ended: m.ended}
+	s := state{Version: stateVersion, Boot: m.boot, Ended: m.ended, Lost: m.lost}
 	for _, d := range m.domains {
 		s.Open = append(s.Open, d)
 	}

@@ -67,6 +67,11 @@ type domain struct {
 	// Counters are the hypervisor's counters as last seen, by device and
 	// register. A device that disappears stays: its growth is in the registers.
 	Counters map[string]uint64 `json:"counters"`
+	// Floor is what an epoch that was continued from the control plane's memory
+	// began with, and First the sum of what its counters showed when first seen
+	// since: what is in the one is in the other, so only the larger counts.
+	Floor metering.Registers `json:"floor,omitzero"`
+	First metering.Registers `json:"first,omitzero"`
 
 	// unwatched says that nobody watched since AtMS; held that the domain was not
 	// in the last sample. In both cases its time does not advance on trust.
@@ -178,11 +183,12 @@ func (m *meter) open(at Instant, s Sample, p process) *domain {
 }
 
 // adopt continues an epoch that the control plane remembers and this agent does
-// not. The registers start at the largest reading. The counters of devices that
-// are still there are in it, so a register rises to their sum when that is
-// larger. The same process ran at that reading and runs now: the time between
-// counts as running that nobody watched, but never more than the process is old,
-// whatever the wall clock says.
+// not. The registers start at the largest reading; what the counters showed then
+// is in it (Floor). The same process ran at that reading and runs now: the time between
+// counts as running that nobody watched, but never more than the process is old
+// by the monotonic clock, whatever the wall clock says. (A process's start is
+// told by a clock that runs on while the host sleeps; on a host that slept before
+// that start its age comes out too small, and less is billed.)
 func (m *meter) adopt(at Instant, s Sample, p process) *domain {
 	known, ordinal, ok := m.remembered(s.ID, p)
 	if !ok {
@@ -197,16 +203,11 @@ func (m *meter) adopt(at Instant, s Sample, p process) *domain {
 		d.Registers = d.Registers.Join(known.Largest.Registers)
 		last = known.Largest.At
 	}
-	var sums metering.Registers
-	s.counters(func(key string, r metering.Register, v uint64) {
-		d.Counters[key] = v
-		sums[r] += v
-	})
-	d.Registers = d.Registers.Join(sums)
+	d.Floor = d.Registers
 	d.allocate(s)
 	d.UsedMiB = 0 // what was used in between is not known
 
-	age := at.SinceBoot - time.Duration(p.Start)*(time.Second/ticksPerSecond)
+	age := at.Mono - time.Duration(p.Start+1)*(time.Second/ticksPerSecond) // it began within that tick
 	lived := time.Duration(d.Registers[metering.RunningMS]+d.Registers[metering.PausedMS]) * time.Millisecond
 	gap := max(0, min(at.Wall.Sub(last), age-lived))
 	d.AtMS, d.At = at.ms()-gap.Milliseconds(), last
@@ -425,6 +426,10 @@ func (d *domain) count(key string, r metering.Register, v uint64) {
 	d.Counters[key] = v
 	growth := v
 	switch {
+	case !seen && d.Floor[r] > 0:
+		counted := max(d.Floor[r], d.First[r])
+		d.First[r] += v
+		growth = max(counted, d.First[r]) - counted
 	case seen && v >= last:
 		growth = v - last
 	case seen && r == metering.CPUNS:

@@ -115,8 +115,7 @@ func (r *recorder) run(ctx context.Context) {
 			r.meter.watch(live)
 			r.begin(ctx)
 		case known := <-r.known:
-			r.meter.known, r.meter.heard = known, true
-			r.begin(ctx)
+			r.remember(ctx, known)
 		case done := <-r.demands:
 			r.waiting = append(r.waiting, done)
 			r.begin(ctx)
@@ -157,6 +156,13 @@ func (r *recorder) say(ctx context.Context, live bool) {
 	case r.watching <- live:
 	case <-ctx.Done():
 	}
+}
+
+// remember takes in what the control plane knows of this host's epochs, for a
+// meter without memory.
+func (r *recorder) remember(ctx context.Context, known []hostapi.KnownEpoch) {
+	r.meter.known, r.meter.heard = known, true
+	r.begin(ctx)
 }
 
 // event takes in one event, after the rounds that lie before it.

@@ -42,11 +42,16 @@ func (c *clock) now() agent.Instant {
 	passed := c.elapsed()
 	since := bootAge + passed - c.booted
 	return agent.Instant{
-		Wall:      c.start.Add(passed + c.stepped),
-		Mono:      since - c.slept,
-		SinceBoot: since,
-		Boot:      fmt.Sprintf("%016x-%d", c.salt, c.boots),
+		Wall: c.start.Add(passed + c.stepped),
+		Mono: since - c.slept,
+		Boot: fmt.Sprintf("%016x-%d", c.salt, c.boots),
 	}
+}
+
+// ticks is the time since boot as the kernel tells the start of a process: in
+// hundredths of a second, sleep included.
+func (c *clock) ticks() uint64 {
+	return uint64((bootAge + c.elapsed() - c.booted).Milliseconds() / 10)
 }
 
 // Now is the host's agent.Clock.

@@ -204,7 +204,7 @@ func (h *Host) Start(ctx context.Context, spec agent.Spec) error {
 	now := h.clock.now()
 	h.nextPID++
 	next := &domain{
-		spec: spec, state: compute.StateRunning, pid: h.nextPID, ticks: uint64(now.SinceBoot.Milliseconds() / 10),
+		spec: spec, state: compute.StateRunning, pid: h.nextPID, ticks: h.clock.ticks(),
 		load: h.drawLoad(spec), atMS: now.Mono.Milliseconds(), opened: now.Wall,
 		devices: map[string]*device{},
 	}
