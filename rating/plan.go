@@ -139,18 +139,35 @@ func (s Span) IsZero() bool { return s.Thousandths == 0 }
 // MayFall reports whether the rate's charge for a period can fall while usage
 // grows. An interim cut bills only the others.
 func (p *Plan) MayFall(r *Rate) bool {
-	return r.Tiers == Volume ||
-		r.Included.Per == PerInstanceMonth && !r.Included.Amount.IsZero() ||
-		r.Pool == PoolResource && r.OnResize == Prorate && (r.Cap.Set || !r.Included.Amount.IsZero()) && p.resizes(r)
-}
-
-// resizes reports whether usage of a resource that fits r can fit another rate
-// for the meter after a change of flavor.
-func (p *Plan) resizes(r *Rate) bool {
+	allowed := !r.Included.Amount.IsZero()
+	switch {
+	case r.Tiers == Volume:
+		return true // a later step is cheaper for all of it
+	case allowed && (r.Included.Per == PerInstanceMonth || r.Included.Per == PerResource && r.Pool == PoolTenant):
+		return true // running time, or a further resource, brings allowance with it
+	}
+	resized, rounded := false, r.rounds()
 	for i := range p.Rates {
-		if o := &p.Rates[i]; o.ID != r.ID && o.Meter == r.Meter && (len(o.Where.Flavor) > 0 || len(r.Where.Flavor) > 0) {
+		o := &p.Rates[i]
+		if o.Meter != r.Meter || o.ID == r.ID {
+			continue
+		}
+		// A start that goes on under another rate takes along what minimum and
+		// granularity add; a resource that goes on in another flavor, a share of
+		// cap and allowance.
+		if rounded || o.rounds() {
 			return true
 		}
+		resized = resized || len(o.Where.Flavor) > 0 || len(r.Where.Flavor) > 0
 	}
-	return false
+	return resized && r.prorates()
+}
+
+// rounds reports whether a start is charged for more than was measured.
+func (r *Rate) rounds() bool { return !r.Minimum.IsZero() || !r.Granularity.IsZero() }
+
+// prorates reports whether a change of flavor divides the rate's cap or allowance.
+func (r *Rate) prorates() bool {
+	granted := !r.Included.Amount.IsZero() && r.Included.Per != PerInstanceMonth
+	return r.Pool == PoolResource && r.OnResize == Prorate && (r.Cap.Set || granted)
 }

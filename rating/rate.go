@@ -97,31 +97,33 @@ func (c *charging) resource(stretches []*stretch) {
 	}
 }
 
-// start adds the stretches of one start of one meter. Minimum and granularity
-// count its whole life: G(before + q) − G(before) is billable, where what G
-// added in earlier periods covers usage from its first on, and what it adds
-// now falls to the rate in force at the end.
+// start adds the stretches of one start of one meter, as far as a rate fits.
+// Minimum and granularity count its whole life: G(before + q) − G(before) is
+// billable, where what G added in earlier periods covers usage from its first
+// on, and what it adds now falls to the rate in force at the end.
 func (c *charging) start(stretches []*stretch, own []*pool) {
-	last := stretches[0]
+	var last *stretch
 	var before, measured metering.Quantity
-	for _, s := range stretches {
-		before = larger(before, s.before)
-		measured = measured.Add(s.measured)
-		if !s.end().Before(last.end()) {
-			last = s
-		}
-	}
-	var charged, added metering.Quantity // G(before), and what G adds at the end
-	covered := metering.Quantity{}
-	if last.rate >= 0 {
-		rate, life := &c.rates[last.rate], before.Add(measured)
-		charged = rate.lifelong(before)
-		covered = charged.Sub(before)
-		added = rate.lifelong(life).Sub(larger(life, charged))
-	}
 	for _, s := range stretches {
 		if s.rate < 0 {
 			c.unrated(s)
+			continue
+		}
+		before = larger(before, s.before)
+		measured = measured.Add(s.measured)
+		if last == nil || !s.end().Before(last.end()) {
+			last = s
+		}
+	}
+	if last == nil {
+		return
+	}
+	rate, life := &c.rates[last.rate], before.Add(measured)
+	paid := rate.lifelong(before)
+	covered := paid.Sub(before)
+	added := rate.lifelong(life).Sub(larger(life, paid))
+	for _, s := range stretches {
+		if s.rate < 0 {
 			continue
 		}
 		entry := Start{Resource: s.resource, Start: s.start, Before: before, Measured: s.measured,

@@ -18,13 +18,6 @@ type Rater struct {
 	seconds   uint64 // of the period
 	rates     []priced
 	timelines []timeline // of the calendars that rates name
-	needs     needs
-}
-
-// needs says what must be known of a tenant's usage as a whole.
-type needs struct {
-	running bool // Σ instance.running, for allowances per instance-month
-	shares  bool // flavors' shares of a resource, for caps and allowances that a resize prorates
 }
 
 // priced is a rate with all quantities in thousandths of base units.
@@ -35,7 +28,6 @@ type priced struct {
 	included             metering.Quantity
 	capUnits             metering.Quantity
 	capMoney             money.Fraction
-	mayFall              bool
 }
 
 type pricedStep struct {
@@ -59,17 +51,8 @@ func (p *Plan) For(period metering.Window) (*Rater, error) {
 			return nil, fmt.Errorf("plan %s: rate %s: %w", p.Name, p.Rates[i].ID, err)
 		}
 		r.rates = append(r.rates, rate)
-		some := !rate.Included.Amount.IsZero()
-		r.needs.running = r.needs.running || some && rate.Included.Per == PerInstanceMonth
-		r.needs.shares = r.needs.shares || rate.prorates()
 	}
 	return r, nil
-}
-
-// prorates reports whether a change of flavor divides the rate's cap or allowance.
-func (r *Rate) prorates() bool {
-	granted := !r.Included.Amount.IsZero() && r.Included.Per != PerInstanceMonth
-	return r.Pool == PoolResource && r.OnResize == Prorate && (r.Cap.Set || granted)
 }
 
 func (r *Rater) price(rate *Rate) (priced, error) {
@@ -80,7 +63,6 @@ func (r *Rater) price(rate *Rate) (priced, error) {
 		included:    r.quantity(rate.Included.Amount),
 		capUnits:    r.quantity(rate.Cap.Units),
 		capMoney:    money.Frac(rate.Cap.Nano, 1_000_000_000),
-		mayFall:     r.plan.MayFall(rate),
 	}
 	for i := range rate.Steps {
 		s := &rate.Steps[i]

@@ -152,7 +152,7 @@ var examples = map[string]string{
 }
 
 // maxNano bounds a price in billionths: a thousand million of the currency unit.
-const maxNano = 1e18
+const maxNano = 1_000_000_000_000_000_000
 
 // parseDecimal reads a price in billionths of the currency unit: at most 9 decimals.
 func parseDecimal(text string) (int64, error) {

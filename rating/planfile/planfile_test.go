@@ -1,0 +1,243 @@
+package planfile
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/usance/usance/rating"
+)
+
+// head is a plan up to its rates, 3 lines.
+const head = "plan: p\ncurrency: EUR\nrates:\n"
+
+func TestParse(t *testing.T) {
+	plan, warnings, err := Parse("standard.yaml", []byte(`
+plan: standard
+currency: EUR
+timezone: Europe/Berlin
+effective: 2026-12-15 mid-period
+flavors:
+  small: {vcpus: 1, memory: 1 GiB, disk: 10 GiB}
+  large: {vcpus: 4, memory: 8 GiB, disk: 80 GiB}
+calendar:
+  off-peak: {daily: "22:00-06:00", weekends: true, holidays: [DE-BY, 2026-12-24], weekly: [wed 12:00-14:00, fri-mon 20:00-08:00]}
+rates:
+  - id: small
+    meter: instance.running
+    where: {flavor: [small, tiny], time: off-peak}
+    price: 0.0075 per month(730 h)
+    minimum: 60 s
+    granularity: 1.5 min
+    cap: 672 h
+    on_resize: restart
+  - id: egress
+    meter: network.public.tx
+    pool: tenant
+    included: 500 GiB per instance-month
+    tiers: volume
+    cap: 4.90 per month
+    steps:
+      - {up to: 10 TiB, price: 0.01 per 100 GiB}
+      - {price: 0.008 per GiB}
+  - {id: ops, meter: disk.operations, price: 0.01 per 100}
+  - {id: ops2, meter: disk.operations, where: {flavor: small}, price: 0.01 per 100 thousand operations}
+  - {id: volume, meter: volume.allocated, price: 0.05 per GB-month}
+  - {id: cpu, meter: instance.vcpu, price: 0.02 per vCPU-hour}
+rounding: half-even
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(warnings) != 2 || !strings.Contains(string(warnings[0]), "small is for flavor tiny") || !strings.HasPrefix(string(warnings[1]), "standard.yaml:8:3: ") {
+		t.Errorf("warnings: %q", warnings)
+	}
+	berlin, err := time.LoadLocation("Europe/Berlin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := time.Date(2026, 12, 15, 0, 0, 0, 0, berlin); !plan.Effective.Equal(want) || !plan.MidPeriod || plan.Rounding.String() != "half-even" {
+		t.Errorf("effective %v, mid-period %v, %v", plan.Effective, plan.MidPeriod, plan.Rounding)
+	}
+	if f := plan.Flavors[1]; f != (rating.Flavor{Name: "large", VCPUs: 4, MemoryMiB: 8192, DiskMiB: 81920}) {
+		t.Errorf("flavor: %+v", f)
+	}
+	c := plan.Calendars[0]
+	if _, ok := c.Holidays[rating.Date{Year: 2026, Month: 1, Day: 6}]; !ok || len(c.Weekly) != 4 || c.Weekly[0].From != 1320 || c.Weekly[0].To != 360 {
+		t.Errorf("calendar: %+v", c.Weekly)
+	}
+	if !c.Weekly[3].Days[time.Saturday] || !c.Weekly[3].Days[time.Monday] || c.Weekly[3].Days[time.Tuesday] {
+		t.Errorf("fri-mon: %v", c.Weekly[3].Days)
+	}
+	for i, want := range []rating.Step{
+		{Nano: 7_500_000, Count: 1, Unit: rating.Unit{Name: "month(730 h)", Num: 2628000, Den: 1}, Text: "0.0075 per month(730 h)"},
+		{Nano: 10_000_000, Count: 100, Unit: rating.Unit{Name: "GiB", Num: 1 << 30, Den: 1}, Text: "0.01 per 100 GiB"},
+		{Nano: 10_000_000, Count: 100, Unit: rating.Unit{Num: 1, Den: 1}, Text: "0.01 per 100"},
+		{Nano: 10_000_000, Count: 100, Unit: rating.Unit{Name: "thousand operations", Num: 1000, Den: 1}, Text: "0.01 per 100 thousand operations"},
+		{Nano: 50_000_000, Count: 1, Unit: rating.Unit{Name: "GB-month", Num: 1953125, Den: 2048, Month: true}, Text: "0.05 per GB-month"},
+		{Nano: 20_000_000, Count: 1, Unit: rating.Unit{Name: "vCPU-hour", Num: 3600, Den: 1}, Text: "0.02 per vCPU-hour"},
+	} {
+		got := plan.Rates[i].Steps[0]
+		got.UpTo = rating.Span{}
+		if got != want {
+			t.Errorf("rate %d: %+v, want %+v", i, got, want)
+		}
+	}
+	r := plan.Rates[0]
+	if r.Granularity.Thousandths != 1500 || r.Cap.Units.Text != "672 h" || r.OnResize != rating.Restart || len(r.Where.Flavor) != 2 {
+		t.Errorf("small: %+v", r)
+	}
+	if e := plan.Rates[1]; e.Pool != rating.PoolTenant || e.Included.Per != rating.PerInstanceMonth || e.Tiers != rating.Volume || e.Cap.Nano != 4_900_000_000 {
+		t.Errorf("egress: %+v", e)
+	}
+}
+
+// TestRefused: each wrong plan, where it is wrong, and what would be right.
+func TestRefused(t *testing.T) {
+	rate := func(body string) string { return head + "  - {id: a, " + body + "}\n" }
+	for name, tc := range map[string]struct{ source, want string }{
+		"nothing":              {"", "p.yaml:1:1: the file is empty"},
+		"not YAML":             {"plan: p\n  x: [", "p.yaml:2:1: not YAML"},
+		"a list":               {"- 1", "p.yaml:1:1: a plan must be keys with values"},
+		"two documents":        {rate("meter: disk.read, price: 1 per GB") + "---\nplan: q\n", "a second document"},
+		"no rates":             {"plan: p\ncurrency: EUR\n", "p.yaml:1:1: a plan has no rates"},
+		"empty rates":          {"plan: p\ncurrency: EUR\nrates: []\n", "p.yaml:3:8: rates must be a list"},
+		"unknown key":          {"plan: p\ncurrency: EUR\nprices: 1\n" + "rates:\n  - {id: a, meter: disk.read, price: 1 per GB}\n", `p.yaml:3:1: a plan has no key "prices"; its keys are calendar`},
+		"unknown key of rate":  {rate("meter: disk.read, price: 1 per GB, colour: red"), `p.yaml:4:48: a rate has no key "colour"`},
+		"twice the same key":   {"plan: p\nplan: q\n", `p.yaml:2:1: a second "plan", which line 1 has already`},
+		"twice the same id":    {rate("meter: disk.read, price: 1 per GB") + "  - {id: a, meter: disk.write, price: 1 per GB}\n", "p.yaml:5:5: a second rate with the id a, which line 4 has"},
+		"unknown currency":     {strings.Replace(rate("meter: disk.read, price: 1 per GB"), "EUR", "EURO", 1), `p.yaml:2:11: wrong currency: "EURO"`},
+		"unknown zone":         {"timezone: Mars/Base\n" + rate("meter: disk.read, price: 1 per GB"), `p.yaml:1:11: "Mars/Base" is not a time zone`},
+		"a bad date":           {"effective: 2026-02-30\n" + rate("meter: disk.read, price: 1 per GB"), `p.yaml:1:12: "2026-02-30" is not a date; 2026-12-01`},
+		"unknown rounding":     {"rounding: nearest\n" + rate("meter: disk.read, price: 1 per GB"), `p.yaml:1:11: "nearest" is not a rounding; half-away`},
+		"unknown meter":        {rate("meter: instance.runing, price: 1 per hour"), `p.yaml:4:20: there is no meter "instance.runing"; the meters are instance.running`},
+		"no meter":             {rate("price: 1 per hour"), "p.yaml:4:5: a rate has no meter, which it needs"},
+		"no price":             {rate("meter: disk.read"), "p.yaml:4:5: a rate needs a price, such as 0.01 per GiB, or steps"},
+		"price and steps":      {rate("meter: disk.read, price: 1 per GB, steps: [{price: 1 per GB}]"), "a rate has either a price or steps"},
+		"negative price":       {rate("meter: disk.read, price: -1 per GB"), `p.yaml:4:38: price: "-1" is negative; a price is 0 or more`},
+		"10 decimals":          {rate("meter: disk.read, price: 0.0000000001 per GB"), "10 decimals; at most 9"},
+		"no number":            {rate("meter: disk.read, price: cheap per GB"), `"cheap" is not a decimal`},
+		"a float":              {rate("meter: disk.read, price: 1e-3 per GB"), `"1e-3" is not a decimal`},
+		"too dear":             {rate("meter: disk.read, price: 10000000001 per GB"), "too large"},
+		"no unit":              {rate("meter: disk.read, price: 1"), `"1" is not a price; 0.01 per GiB is`},
+		"bytes for time":       {rate("meter: instance.running, price: 1 per GiB"), `p.yaml:4:45: price: unit "GiB" does not fit a meter in s; s, min, hour, day and month do`},
+		"time for bytes":       {rate("meter: disk.read, price: 1 per hour"), `unit "hour" does not fit a meter in B; B, kB`},
+		"a size without time":  {rate("meter: volume.allocated, price: 1 per GiB"), `does not fit a meter in MiB·s`},
+		"an unknown unit":      {rate("meter: instance.running, price: 1 per fortnight"), `unit "fortnight"`},
+		"a month of months":    {rate("meter: instance.running, price: 1 per month(1 month)"), `unit "month(1 month)"`},
+		"a count of nothing":   {rate("meter: disk.operations, price: 1 per 0"), "a price per 0 units"},
+		"minimum in bytes":     {rate("meter: instance.running, price: 1 per hour, minimum: 1 GiB"), `p.yaml:4:66: unit "GiB"`},
+		"minimum of nothing":   {rate("meter: instance.running, price: 1 per hour, minimum: 0 s"), `"0 s" is nothing`},
+		"minimum without unit": {rate("meter: instance.running, price: 1 per hour, minimum: 60"), `"60" has no unit`},
+		"cap per day":          {rate("meter: instance.running, price: 1 per hour, cap: 1 per day"), `a cap per "day" is not known; 4.90 per month is`},
+		"negative cap":         {rate("meter: instance.running, price: 1 per hour, cap: -1 per month"), "negative"},
+		"cap below minimum":    {rate("meter: instance.running, price: 1 per hour, minimum: 3 h, cap: 2.99 per month"), "p.yaml:4:5: rate a: the cap 2.99 per month is below what the minimum 3 h costs"},
+		"cap in units below":   {rate("meter: instance.running, price: 1 per hour, minimum: 3 h, cap: 2 h"), "the cap 2 h is below what the minimum 3 h costs"},
+		"included per tenant":  {rate("meter: disk.read, price: 1 per GB, included: 1 GB per tenant"), "included per tenant needs pool: tenant"},
+		"included per what":    {rate("meter: disk.read, price: 1 per GB, included: 1 GB per customer"), `included per "customer" is not known; per tenant`},
+		"unknown pool":         {rate("meter: disk.read, price: 1 per GB, pool: region"), `"region" is not known here; resource and tenant are`},
+		"unknown tiers":        {rate("meter: disk.read, tiers: steep, steps: [{price: 1 per GB}]"), `"steep" is not known here; graduated, volume and package are`},
+		"tiers without steps":  {rate("meter: disk.read, tiers: volume, price: 1 per GB"), "tiers need steps in place of a price"},
+		"unknown on_resize":    {rate("meter: disk.read, price: 1 per GB, on_resize: keep"), "prorate and restart are"},
+		"steps out of order":   {rate("meter: disk.read, steps: [{up to: 2 GB, price: 2 per GB}, {up to: 1 GB, price: 1 per GB}, {price: 1 per GB}]"), "p.yaml:4:79: steps out of order: up to 1 GB does not lie above up to 2 GB"},
+		"steps the same":       {rate("meter: disk.read, steps: [{up to: 1 GB, price: 2 per GB}, {up to: 1000 MB, price: 1 per GB}, {price: 1 per GB}]"), "steps out of order"},
+		"steps without end":    {rate("meter: disk.read, steps: [{price: 2 per GB}, {price: 1 per GB}]"), "p.yaml:4:39: only the last step goes without up to"},
+		"steps with an end":    {rate("meter: disk.read, steps: [{up to: 1 GB, price: 2 per GB}]"), "the last step has an end"},
+		"no steps":             {rate("meter: disk.read, steps: []"), "steps must be a list"},
+		"a step without price": {rate("meter: disk.read, steps: [{up to: 1 GB}, {price: 1 per GB}]"), "a step has no price"},
+		"package of GB-months": {rate("meter: volume.allocated, tiers: package, price: 1 per GB-month"), "tiers: package counts started units"},
+		"unknown label":        {rate("meter: disk.read, price: 1 per GB, where: {colour: red}"), `where has no key "colour"`},
+		"where fits nothing":   {rate("meter: disk.read, price: 1 per GB, where: {flavor: []}"), "an empty list fits nothing"},
+		"where without value":  {rate("meter: disk.read, price: 1 per GB, where: {flavor: }"), "a value is missing"},
+		"unknown class":        {rate("meter: disk.read, price: 1 per GB, where: {time: night}"), `time class "night" is not defined; define it under calendar`},
+		"bad hours":            {"calendar: {night: {daily: 22-6}}\n" + rate("meter: disk.read, price: 1 per GB"), `p.yaml:1:27: "22-6" are not hours; 22:00-06:00 are`},
+		"hours of no length":   {"calendar: {night: {daily: '06:00-06:00'}}\n" + rate("meter: disk.read, price: 1 per GB"), "are not hours"},
+		"bad weekly":           {"calendar: {night: {weekly: mo 06:00-07:00}}\n" + rate("meter: disk.read, price: 1 per GB"), "are not weekly hours; mon-fri 08:00-18:00 are"},
+		"a class of nothing":   {"calendar: {night: {}}\n" + rate("meter: disk.read, price: 1 per GB"), "time class night has no rule"},
+		"unknown holidays":     {"calendar: {night: {holidays: Bavaria}}\n" + rate("meter: disk.read, price: 1 per GB"), `no public holidays are known for "Bavaria"`},
+		"flavor in bytes":      {"flavors: {small: {vcpus: 1, memory: 1000 B}}\n" + rate("meter: disk.read, price: 1 per GB"), `"1000 B" is not a size in whole MiB`},
+		"no vcpus":             {"flavors: {small: {vcpus: 0, memory: 1 GiB}}\n" + rate("meter: disk.read, price: 1 per GB"), `"0" is not a whole number from 1`},
+		"an alias":             {"plan: &p p\ncurrency: *p\n" + "rates:\n  - {id: a, meter: disk.read, price: 1 per GB}\n", "aliases are not read"},
+		"a name with blanks":   {strings.Replace(rate("meter: disk.read, price: 1 per GB"), "plan: p", "plan: my plan", 1), `"my plan" is not a name`},
+		"two rates that fit": {rate("meter: disk.read, where: {flavor: s}, price: 1 per GB") + "  - {id: b, meter: disk.read, where: {region: r}, price: 1 per GB}\n",
+			"p.yaml:5:5: rates a and b both fit some usage of disk.read and neither is more specific"},
+		"the same rate twice": {rate("meter: disk.read, price: 1 per GB") + "  - {id: b, meter: disk.read, price: 1 per GB}\n", "rates a and b both fit"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, _, err := Parse("p.yaml", []byte(tc.source))
+			var at *Error
+			if err == nil || !strings.Contains(err.Error(), tc.want) || !errors.As(err, &at) {
+				t.Errorf("got %v\nwant %s", err, tc.want)
+			}
+		})
+	}
+}
+
+// TestAllErrorsAtOnce: by place, one a line.
+func TestAllErrorsAtOnce(t *testing.T) {
+	_, _, err := Parse("p.yaml", []byte("plan: p\ncurrency: X\nrates:\n  - {id: a, meter: disk.read, price: -1 per GB}\n  - {id: b, meter: nothing, price: 1}\n"))
+	if err == nil {
+		t.Fatal("not refused")
+	}
+	lines := strings.Split(err.Error(), "\n")
+	if len(lines) != 3 || !strings.HasPrefix(lines[0], "p.yaml:2:11: ") || !strings.HasPrefix(lines[1], "p.yaml:4:") || !strings.HasPrefix(lines[2], "p.yaml:5:") {
+		t.Errorf("got:\n%v", err)
+	}
+}
+
+// TestTimeClassesThatNeverMeet: two rates for classes that share no instant do
+// not stand against each other; two that share one do.
+func TestTimeClassesThatNeverMeet(t *testing.T) {
+	source := func(day string) []byte {
+		return []byte("calendar:\n  day: {daily: " + day + "}\n  night: {daily: '20:00-08:00'}\n" + head +
+			"  - {id: a, meter: disk.read, where: {time: day}, price: 1 per GB}\n" +
+			"  - {id: b, meter: disk.read, where: {time: night}, price: 1 per GB}\n")
+	}
+	if _, _, err := Parse("p.yaml", source("'08:00-20:00'")); err != nil {
+		t.Errorf("apart: %v", err)
+	}
+	if _, _, err := Parse("p.yaml", source("'08:00-20:05'")); err == nil || !strings.Contains(err.Error(), "rates a and b both fit") {
+		t.Errorf("together: %v", err)
+	}
+}
+
+// TestThirdRateDecides: two rates may overlap where a third is narrower than both.
+func TestThirdRateDecides(t *testing.T) {
+	_, _, err := Parse("p.yaml", []byte(head+
+		"  - {id: a, meter: disk.read, where: {flavor: s}, price: 1 per GB}\n"+
+		"  - {id: b, meter: disk.read, where: {region: r}, price: 1 per GB}\n"+
+		"  - {id: c, meter: disk.read, where: {flavor: s, region: r}, price: 1 per GB}\n"))
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(head + "  - {id: a, meter: disk.read, steps: [{up to: 1 GB, price: 1 per GB}, {price: 1 per 5 GB}], cap: 1, included: 3 GB}\n"))
+	f.Add([]byte("calendar: {n: {daily: '22:00-06:00', holidays: [US, 2026-01-01]}}\n" + head + "  - {id: a, meter: instance.running, where: {time: n}, price: 1 per month(730 h)}\n"))
+	f.Add([]byte("a: &a [*a]\n"))
+	f.Add([]byte("? {x: y}\n: z\n"))
+	f.Fuzz(func(t *testing.T, source []byte) {
+		plan, _, err := Parse("p.yaml", source)
+		if (plan == nil) == (err == nil) {
+			t.Errorf("plan %v, error %v", plan, err)
+		}
+	})
+}
+
+func FuzzUnits(f *testing.F) {
+	for _, s := range []string{"60 s", "0.5 per 100 GiB", "1 month(730 h)", "1 GiB-month", "9999999999999 TiB", "1 per month(month(1 h))"} {
+		f.Add(s, "s")
+		f.Add(s, "MiB·s")
+		f.Add(s, "1")
+	}
+	f.Fuzz(func(t *testing.T, s, base string) {
+		if span, err := parseSpan(s, base); err == nil && (span.Unit.Num == 0 || span.Unit.Den == 0 || span.IsZero()) {
+			t.Errorf("span %q in %s: %+v", s, base, span)
+		}
+		if step, err := parsePrice(s, base); err == nil && (step.Count == 0 || step.Unit.Num == 0 || step.Unit.Den == 0 || step.Nano < 0) {
+			t.Errorf("price %q in %s: %+v", s, base, step)
+		}
+	})
+}
