@@ -7,11 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 )
 
@@ -113,7 +113,5 @@ func (img Image) Check() error {
 	return nil
 }
 
-// safeName reports whether s is one plain path element that does not begin with a dot.
-func safeName(s string) bool {
-	return s != "" && s[0] != '.' && len(s) <= 128 && fs.ValidPath(s) && filepath.Base(s) == s
-}
+// safeName matches one plain path element that does not begin with a dot.
+var safeName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`).MatchString
