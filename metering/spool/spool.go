@@ -18,8 +18,8 @@ import (
 	"github.com/usance/usance/metering/wire"
 )
 
-// DefaultMaxBytes holds a week of 100 instances, thinned, several times over
-// (a thinned reading takes about 100 bytes, a week of one instance 2016 slots).
+// DefaultMaxBytes holds five hours of 100 instances in full (150 bytes a reading,
+// every 10 s), or more than ten weeks of them thinned (75 bytes, 2016 slots a week).
 const DefaultMaxBytes = 256 << 20
 
 // Shares of MaxBytes.
