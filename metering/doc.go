@@ -15,4 +15,33 @@
 //     sum to the whole.
 //   - A counter that could not be read leaves its register at its last value. It
 //     is never zero: absent is not zero.
+//
+// # The rule of usage
+//
+// R(e,t) is the largest value of epoch e's register over all readings with time
+// ≤ t, however old; its opening reading if there is none. W(e) is what is billed
+// of e: its last closing reading, its opening reading before the first. What a
+// window (a,b] adds to the bill is max(R(e,b), W(e)) − max(R(e,a), W(e)).
+//
+// This suffices. R depends on the set of readings alone, so order, repetition
+// and batching are nothing to it. It rises with t, so no window is negative. The
+// terms of adjoining windows cancel, so any partition sums to R(e,now) − W(e). A
+// reading that comes after its window was billed raises R there, and lies above
+// W: it is late usage of the next invoice, neither lost nor billed twice. Taking
+// readings away changes the sum only if the last one is among them.
+//
+// # What was not chosen, and what it would have cost
+//
+//   - Deltas ("used since last time"). A batch whose acknowledgement is lost is
+//     sent again and counted twice, or not sent again and lost.
+//   - Tokens that tell repeated batches apart. A store remembers so many of them;
+//     a host that was away for longer, or thinned and so batched otherwise, is
+//     counted twice.
+//   - Windows on the time of arrival. A host that was cut off over the end of a
+//     month moves its usage into the next, at the next one's prices and tiers.
+//   - Interpolation at window ends. Readings 0 at 11:50 and 600 at 12:10 would put
+//     300 before noon; if the reading of 12:00 then arrives and says 0, usage that
+//     was billed has gone. R may only rise.
+//   - Taking the newest reading for the largest. After a clock is stepped back the
+//     newest by time is not the last, and a register would fall.
 package metering
