@@ -2,6 +2,7 @@ package readingdb_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"log/slog"
 	"os"
@@ -19,6 +20,7 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == embedded.ChildCommand {
 		os.Exit(embedded.ChildMain(os.Args[2:]))
 	}
+	flag.Set("rapid.checks", "25") // each takes several durable inserts; a flag given overrides it
 	os.Exit(m.Run())
 }
 

@@ -112,36 +112,38 @@ func listenPrivately(socket string) (net.Listener, error) {
 // lockFolder takes the data folder for this process. The lock goes with the
 // process, however it ends.
 func lockFolder(dir string, patience time.Duration) (*os.File, error) {
-	name := filepath.Join(dir, "lock")
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	deadline := time.Now().Add(patience)
-	for {
-		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if err == nil {
-			break
-		}
-		if !errors.Is(err, syscall.EWOULDBLOCK) {
-			f.Close()
-			return nil, fmt.Errorf("lock %s: %w", name, err)
-		}
-		if time.Now().After(deadline) {
-			holder, _ := io.ReadAll(f)
-			f.Close()
+	if err := waitForLock(f, patience); err != nil {
+		holder, _ := io.ReadAll(f)
+		f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
 			return nil, fmt.Errorf("data folder %s is in use by %s: stop that process first", dir, describeProcess(strings.TrimSpace(string(holder))))
 		}
-		time.Sleep(50 * time.Millisecond)
+		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
 	}
-	if err := f.Truncate(0); err == nil {
-		_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
-	}
-	if err != nil {
+	if err := errors.Join(f.Truncate(0), writePid(f)); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("write %s: %w", name, err)
+		return nil, err
 	}
 	return f, nil
+}
+
+// waitForLock fails with EWOULDBLOCK when the lock is held for all of patience.
+func waitForLock(f *os.File, patience time.Duration) error {
+	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if !errors.Is(err, syscall.EWOULDBLOCK) || time.Now().After(deadline) {
+			return err
+		}
+	}
+}
+
+func writePid(f *os.File) error {
+	_, err := f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	return err
 }
 
 // describeProcess is "process 123 (its command line)".

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -29,8 +30,8 @@ type engine struct {
 	keeper   *connection // keeps the engine up; runs nothing but KILL
 	keeperMu sync.Mutex
 
-	idle chan *session // maxSessions of them, nil where not yet opened
-	seq  chan int      // the next session's number
+	idle   chan *session // maxSessions of them, nil where none is open
+	opened atomic.Int64  // sessions so far, for their names
 }
 
 // session is a connection with what it remembers between statements.
@@ -52,8 +53,7 @@ func bootEngine(lib *library, dir string, memoryLimit int64) (*engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("data folder %s: %w", dir, err)
 	}
-	e := &engine{lib: lib, options: options, keeper: keeper, idle: make(chan *session, maxSessions), seq: make(chan int, 1)}
-	e.seq <- 1
+	e := &engine{lib: lib, options: options, keeper: keeper, idle: make(chan *session, maxSessions)}
 	for range maxSessions {
 		e.idle <- nil
 	}
@@ -98,6 +98,8 @@ func (e *engine) run(ctx context.Context, st *statement, emit func(native []byte
 		return engineError(fmt.Sprintf("Code: 62. DB::Exception: a request is exactly one statement; this one holds %d (0: it does not parse): %.200q (SYNTAX_ERROR)", n, st.sql))
 	}
 	if err := s.adapt(st); err != nil {
+		s.close() // some of the settings may have been taken
+		s = nil
 		return err
 	}
 	ctx, abandon := context.WithCancel(ctx)
@@ -127,11 +129,9 @@ func (e *engine) acquire(ctx context.Context) (*session, error) {
 	if s != nil {
 		return s, nil
 	}
-	n := <-e.seq
-	e.seq <- n + 1
 	conn, err := e.lib.open(e.options)
 	if err == nil {
-		s = &session{connection: conn, name: "usance-" + strconv.Itoa(n)}
+		s = &session{connection: conn, name: fmt.Sprintf("usance-%d", e.opened.Add(1))}
 		if err = conn.exec("SET log_comment = " + quote(s.name)); err == nil {
 			return s, nil
 		}

@@ -37,10 +37,9 @@ type library struct {
 
 // analysis is chdb_query_analysis_v1.
 type analysis struct {
-	size       uint32 // of this struct, set by the caller
-	statements uint32 // how many the text holds; 0 when it does not parse
-	flags      uint32
-	class      uint32 // 0: it only reads
+	size       uint32    // of this struct, set by the caller
+	statements uint32    // how many the text holds; 0 when it does not parse
+	_          [2]uint32 // flags and class
 }
 
 // loadLibrary loads libchdb.so and finds its functions. A library can be
