@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"path/filepath"
 
@@ -105,4 +106,28 @@ func (g *Rig) Drain(f func(*metering.Batch)) error {
 			return err
 		}
 	}
+}
+
+var errTest = errors.New("no")
+
+// Reconciler is a reconciler alone.
+type Reconciler struct{ r *reconciler }
+
+// NewReconciler makes one whose full readings are calls of f.
+func NewReconciler(hv Hypervisor, clock Clock, log *slog.Logger, f func(context.Context) error) Reconciler {
+	none := func(context.Context, hostapi.Image) (ImageFiles, error) { return ImageFiles{}, nil }
+	return Reconciler{newReconciler(Config{Hypervisor: hv, Clock: clock, Log: log}, f, none, func() {})}
+}
+
+func (r Reconciler) Run(ctx context.Context) { r.r.run(ctx) }
+
+func (r Reconciler) Look() { r.r.look() }
+
+func (r Reconciler) Want(all ...hostapi.DesiredInstance) {
+	r.r.want(hostapi.Desired{Revision: 1, Instances: all})
+}
+
+func (r Reconciler) Observed() []hostapi.ObservedInstance {
+	_, all, _ := r.r.state()
+	return all
 }

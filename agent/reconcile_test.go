@@ -1,0 +1,173 @@
+package agent_test
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/usance/usance/agent"
+	"github.com/usance/usance/agent/agenttest"
+	"github.com/usance/usance/compute"
+	"github.com/usance/usance/compute/hostapi"
+	"github.com/usance/usance/metering"
+)
+
+// yard is a fake host under a reconciler, in a bubble of its own time.
+type yard struct {
+	host *agenttest.Host
+	agent.Reconciler
+	log []string // what was done, in order
+}
+
+func reconciling(t *testing.T, f func(t *testing.T, y *yard)) {
+	synctest.Test(t, func(t *testing.T) {
+		y := &yard{host: agenttest.NewLive(1)}
+		y.Reconciler = agent.NewReconciler(y.host, y.host.Now, slog.New(slog.DiscardHandler), func(context.Context) error {
+			y.log = append(y.log, "full reading")
+			return nil
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		go y.host.Watch(ctx, func(e agent.Event) {
+			y.log = append(y.log, string(e.Kind))
+			y.Look()
+		})
+		synctest.Wait()
+		done := make(chan struct{})
+		go func() { y.Run(ctx); close(done) }()
+		f(t, y)
+		cancel()
+		<-done
+	})
+}
+
+func order(id metering.InstanceID, generation uint64, p compute.Power, start metering.StartNo) hostapi.DesiredInstance {
+	return hostapi.DesiredInstance{ID: id, Generation: generation, Lease: 1, Start: start, Power: p,
+		Flavor: compute.Flavor{Name: "small", VCPUs: 1, MemoryMiB: 512}}
+}
+
+func (y *yard) expect(t *testing.T, want hostapi.ObservedInstance) {
+	t.Helper()
+	synctest.Wait()
+	for _, got := range y.Observed() {
+		if got.ID == want.ID {
+			if got.State != want.State || got.Generation != want.Generation || got.GuestOff != want.GuestOff || got.Start != want.Start {
+				t.Errorf("observed %+v, want %+v", got, want)
+			}
+			return
+		}
+	}
+	t.Errorf("%s is not observed; want %+v", want.ID, want)
+}
+
+func TestReconcileFromCreationToDeletion(t *testing.T) {
+	reconciling(t, func(t *testing.T, y *yard) {
+		y.host.SetDelay(2 * time.Second)
+		y.Want(order(vm, 1, compute.PowerRunning, 1))
+		y.expect(t, hostapi.ObservedInstance{ID: vm, Generation: 1, State: compute.StateStarting, Start: 1})
+		time.Sleep(3 * time.Second)
+		y.expect(t, hostapi.ObservedInstance{ID: vm, Generation: 1, State: compute.StateRunning, Start: 1})
+		y.Want(order(vm, 2, compute.PowerStopped, 1))
+		y.expect(t, hostapi.ObservedInstance{ID: vm, Generation: 2, State: compute.StateStopping, Start: 1})
+		time.Sleep(3 * time.Second)
+		y.expect(t, hostapi.ObservedInstance{ID: vm, Generation: 2, State: compute.StateStopped, Start: 1})
+		y.Want(order(vm, 3, compute.PowerRunning, 2))
+		time.Sleep(3 * time.Second)
+		y.expect(t, hostapi.ObservedInstance{ID: vm, Generation: 3, State: compute.StateRunning, Start: 2})
+		y.Want(order(vm, 4, compute.PowerDeleted, 2))
+		time.Sleep(6 * time.Second)
+		y.expect(t, hostapi.ObservedInstance{ID: vm, Generation: 4, State: compute.StateDeleted, Start: 2})
+		want := []string{"started", "full reading", "stopped", "started", "full reading", "stopped"}
+		if !slices.Equal(y.log, want) {
+			t.Errorf("done: %v, want %v", y.log, want)
+		}
+	})
+}
+
+func TestReconcileStopAndStartMissed(t *testing.T) {
+	reconciling(t, func(t *testing.T, y *yard) {
+		y.Want(order(vm, 1, compute.PowerRunning, 1))
+		time.Sleep(time.Second)
+		y.Want(order(vm, 3, compute.PowerRunning, 2)) // the order to stop was never seen
+		time.Sleep(time.Second)
+		y.expect(t, hostapi.ObservedInstance{ID: vm, Generation: 3, State: compute.StateRunning, Start: 2})
+		want := []string{"started", "full reading", "stopped", "started"}
+		if !slices.Equal(y.log, want) {
+			t.Errorf("done: %v, want %v", y.log, want)
+		}
+	})
+}
+
+func TestReconcileGuestOff(t *testing.T) {
+	reconciling(t, func(t *testing.T, y *yard) {
+		y.Want(order(vm, 1, compute.PowerRunning, 1))
+		time.Sleep(time.Second)
+		if err := y.host.GuestOff(vm); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Minute)
+		y.expect(t, hostapi.ObservedInstance{ID: vm, Generation: 1, State: compute.StateStopped, GuestOff: true, Start: 1})
+		y.Want(order(vm, 2, compute.PowerRunning, 2))
+		time.Sleep(time.Second)
+		y.expect(t, hostapi.ObservedInstance{ID: vm, Generation: 2, State: compute.StateRunning, Start: 2})
+	})
+}
+
+func TestReconcileRestartsACrashedDomainUnderTheSameStart(t *testing.T) {
+	reconciling(t, func(t *testing.T, y *yard) {
+		y.Want(order(vm, 1, compute.PowerRunning, 1))
+		time.Sleep(time.Second)
+		for _, pause := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second} {
+			if err := y.host.Crash(vm); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(pause - 100*time.Millisecond)
+			y.expect(t, hostapi.ObservedInstance{ID: vm, Generation: 1, State: compute.StateFailed, Start: 1})
+			time.Sleep(200 * time.Millisecond)
+			y.expect(t, hostapi.ObservedInstance{ID: vm, Generation: 1, State: compute.StateRunning, Start: 1})
+		}
+		if n := len(y.host.Truths()); n != 4 {
+			t.Errorf("%d epochs, want one for each life: 4", n)
+		}
+	})
+}
+
+func TestReconcileLeavesAloneWhatIsNotListed(t *testing.T) {
+	reconciling(t, func(t *testing.T, y *yard) {
+		if err := y.host.Start(t.Context(), spec(vm, 1)); err != nil {
+			t.Fatal(err)
+		}
+		y.Want()
+		time.Sleep(time.Minute)
+		y.expect(t, hostapi.ObservedInstance{ID: vm, State: compute.StateRunning, Start: 1})
+	})
+}
+
+func TestReconcileTriesAgainAfterTheHypervisorWasAway(t *testing.T) {
+	reconciling(t, func(t *testing.T, y *yard) {
+		y.host.SetDown(true)
+		y.Want(order(vm, 1, compute.PowerRunning, 1))
+		time.Sleep(time.Minute)
+		y.host.SetDown(false)
+		time.Sleep(10 * time.Second)
+		y.expect(t, hostapi.ObservedInstance{ID: vm, Generation: 1, State: compute.StateRunning, Start: 1})
+	})
+}
+
+func TestReconcileManyAtOnce(t *testing.T) {
+	reconciling(t, func(t *testing.T, y *yard) {
+		y.host.SetDelay(time.Second)
+		var all []hostapi.DesiredInstance
+		for i := range 12 {
+			id := vm[:19] + metering.InstanceID([]byte{byte('a' + i/10), byte('0' + i%10)})
+			all = append(all, order(id, 1, compute.PowerRunning, 1))
+		}
+		y.Want(all...)
+		time.Sleep(3500 * time.Millisecond) // 12 starts of a second each, 4 at once
+		for _, o := range all {
+			y.expect(t, hostapi.ObservedInstance{ID: o.ID, Generation: 1, State: compute.StateRunning, Start: 1})
+		}
+	})
+}
