@@ -115,10 +115,7 @@ func statementText(plan *rating.Plan, period metering.Window, usage []metering.U
 	if err != nil {
 		return "refused: " + err.Error()
 	}
-	s, err := result.Statement(true)
-	if err != nil {
-		return "refused: " + err.Error()
-	}
+	s := result.Statement(true)
 	var out bytes.Buffer
 	for _, l := range s.Lines {
 		resource := string(l.Resource)

@@ -126,15 +126,13 @@ func (r *Rate) rule() string {
 	return text
 }
 
-// shared is the last derivation: rounding over all resources, and the share of one.
-func shared(exact []money.Fraction, k int, whole, share money.Amount, mode money.Rounding) Derivation {
-	var sum money.Fraction
-	for _, f := range exact {
-		sum = sum.Add(f)
+// share is the last derivation of one resource: d, which rounds the rate's sum
+// over all resources, with this resource's share.
+func (d Derivation) share(exact money.Fraction, share money.Sum, mode money.Rounding, several bool) Derivation {
+	d.Exact, d.Amount = exact.Text(), share.String()
+	d.Text = fmt.Sprintf("%s rounded %s: %s", d.Of, mode, d.Whole)
+	if several {
+		d.Text = fmt.Sprintf("all resources %s, rounded %s: %s; of which %s here: %s", d.Of, mode, d.Whole, d.Exact, d.Amount)
 	}
-	text := fmt.Sprintf("%s rounded %s: %s", sum.Text(), mode, whole)
-	if len(exact) > 1 {
-		text = fmt.Sprintf("all resources %s, rounded %s: %s; of which %s here: %s", sum.Text(), mode, whole, exact[k].Text(), share)
-	}
-	return Derivation{Rule: "share", Exact: exact[k].Text(), Of: sum.Text(), Whole: whole.String(), Amount: share.String(), Text: text}
+	return d
 }

@@ -1,7 +1,6 @@
 package rating
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/usance/usance/metering"
@@ -16,7 +15,7 @@ type Statement struct {
 	Rounding string             `json:"rounding,omitempty"` // with the derivations, which need it
 	Period   StatementPeriod    `json:"period"`
 	Lines    []StatementLine    `json:"lines"` // by resource, then in the plan's order
-	Total    money.Amount       `json:"total"`
+	Total    money.Sum          `json:"total"`
 	Unrated  []StatementUnrated `json:"unrated"`
 }
 
@@ -33,7 +32,7 @@ type StatementLine struct {
 	Meter    metering.Meter      `json:"meter"`
 	Quantity string              `json:"quantity"` // as measured, in Unit
 	Unit     string              `json:"unit"`     // the meter's base unit
-	Amount   money.Amount        `json:"amount"`
+	Amount   money.Sum           `json:"amount"`
 	Steps    []Derivation        `json:"steps,omitempty"`
 }
 
@@ -46,72 +45,57 @@ type StatementUnrated struct {
 }
 
 // Statement rounds and splits the result; explain adds how each line came
-// about. The error wraps money.ErrOverflow.
-func (r *Result) Statement(explain bool) (*Statement, error) {
+// about. Amounts may be of any size.
+func (r *Result) Statement(explain bool) *Statement {
 	s := &Statement{
 		Plan: r.Plan.Name, Currency: r.Plan.Currency,
 		Period:  StatementPeriod{r.Period.Start.UTC(), r.Period.End.UTC()},
 		Lines:   make([]StatementLine, len(r.Charges)),
-		Total:   money.Amount{Currency: r.Plan.Currency},
+		Total:   money.Sum{Currency: r.Plan.Currency},
 		Unrated: make([]StatementUnrated, 0, len(r.Unrated)),
 	}
 	if explain {
 		s.Rounding = r.Plan.Rounding.String()
 	}
 	for i := range r.Plan.Rates {
-		if err := r.state(s, &r.Plan.Rates[i], explain); err != nil {
-			return nil, err
-		}
+		r.state(s, &r.Plan.Rates[i], explain)
 	}
-	for _, u := range r.Unrated {
+	for i := 0; i < len(r.Unrated); {
+		u := r.Unrated[i] // and what follows of the same resource and meter under other labels
+		for i++; i < len(r.Unrated) && r.Unrated[i].Resource == u.Resource && r.Unrated[i].Meter == u.Meter; i++ {
+			u.Quantity = u.Quantity.Add(r.Unrated[i].Quantity)
+		}
 		unit, _ := u.Meter.BaseUnit()
-		if n := len(s.Unrated); n > 0 && s.Unrated[n-1].Resource == u.Resource && s.Unrated[n-1].Meter == u.Meter {
-			continue // the same resource and meter under other labels: counted below
-		}
-		s.Unrated = append(s.Unrated, StatementUnrated{u.Resource, u.Meter, r.unrated(u.Resource, u.Meter).String(), unit})
+		s.Unrated = append(s.Unrated, StatementUnrated{u.Resource, u.Meter, u.Quantity.String(), unit})
 	}
-	return s, nil
+	return s
 }
 
 // state fills in the lines of one rate.
-func (r *Result) state(s *Statement, rate *Rate, explain bool) error {
+func (r *Result) state(s *Statement, rate *Rate, explain bool) {
 	var of []int
 	var exact []money.Fraction
+	var sum money.Fraction
 	for i := range r.Charges {
 		if r.Charges[i].Rate == rate {
 			of = append(of, i)
 			exact = append(exact, r.Charges[i].Exact)
+			sum = sum.Add(r.Charges[i].Exact)
 		}
 	}
 	if len(of) == 0 {
-		return nil
+		return
 	}
-	whole, shares, err := money.Shares(exact, r.Plan.Currency, r.Plan.Rounding)
-	if err != nil {
-		return fmt.Errorf("rate %s: %w", rate.ID, err)
-	}
-	if s.Total, err = s.Total.Add(whole); err != nil {
-		return fmt.Errorf("total of plan %s: %w", r.Plan.Name, err)
-	}
+	whole, shares := money.SumShares(exact, r.Plan.Currency, r.Plan.Rounding)
+	s.Total = s.Total.Add(whole)
 	unit, _ := rate.Meter.BaseUnit()
+	round := Derivation{Rule: "share", Of: sum.Text(), Whole: whole.String()}
 	for k, i := range of {
 		c := &r.Charges[i]
 		line := StatementLine{c.Resource, rate.ID, rate.Meter, c.Measured.String(), unit, shares[k], nil}
 		if explain {
-			line.Steps = append(c.Explain(), shared(exact, k, whole, shares[k], r.Plan.Rounding))
+			line.Steps = append(c.Explain(), round.share(c.Exact, shares[k], r.Plan.Rounding, len(of) > 1))
 		}
 		s.Lines[i] = line
 	}
-	return nil
-}
-
-// unrated is the unrated quantity of a resource and meter under all labels.
-func (r *Result) unrated(resource metering.ResourceID, meter metering.Meter) metering.Quantity {
-	var sum metering.Quantity
-	for _, u := range r.Unrated {
-		if u.Resource == resource && u.Meter == meter {
-			sum = sum.Add(u.Quantity)
-		}
-	}
-	return sum
 }

@@ -20,7 +20,7 @@ import (
 
 // Exit codes of rate.
 const (
-	rateFailed   = 1 // a file cannot be read, an amount is beyond 64 bits
+	rateFailed   = 1 // a file cannot be read or written
 	rateBadInput = 2 // flags, plan or usage are wrong; nothing is printed
 )
 
@@ -145,7 +145,7 @@ func rateEntries(plan *rating.Plan, period metering.Window, file string, entries
 	if err != nil {
 		return nil, err
 	}
-	return result.Statement(explain)
+	return result.Statement(explain), nil
 }
 
 func statementJSON(s *rating.Statement) ([]byte, error) {

@@ -22,12 +22,16 @@ var ErrAmount = errors.New("not an amount")
 
 // String is the amount in currency units without the currency: "12.34", "-0.05".
 func (a Amount) String() string {
-	digits := a.Currency.Digits()
-	s := strconv.FormatInt(a.Minor, 10)
+	return decimal(strconv.FormatInt(a.Minor, 10), a.Currency)
+}
+
+// decimal puts the point into a whole number of minor units.
+func decimal(s string, currency Currency) string {
 	sign := ""
 	if s[0] == '-' {
 		sign, s = "-", s[1:]
 	}
+	digits := currency.Digits()
 	if digits == 0 {
 		return sign + s
 	}

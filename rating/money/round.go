@@ -1,6 +1,7 @@
 package money
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"math/big"
@@ -37,85 +38,135 @@ func ParseRounding(s string) (Rounding, error) {
 // Round is the fraction of currency units as whole minor units. The error
 // wraps ErrOverflow when they do not fit in 64 bits.
 func Round(f Fraction, currency Currency, mode Rounding) (Amount, error) {
-	whole, half, exact, ok := f.minor(currency)
-	if !ok || whole >= math.MaxInt64 {
-		return Amount{}, fmt.Errorf("%s %s: %w", f.Decimal(0), currency, ErrOverflow)
+	if a, ok := f.roundFast(currency, mode); ok {
+		return a, nil
 	}
-	up := false
-	switch mode {
-	case HalfAway:
-		up = half >= 0
-	case HalfEven:
-		up = half > 0 || half == 0 && whole%2 == 1
-	case Up:
-		up = !exact
-	}
-	n := int64(whole)
-	if up {
-		n++
-	}
-	if f.Sign() < 0 {
-		n = -n
-	}
-	return Amount{n, currency}, nil
+	return f.round(currency, mode).Amount()
 }
 
-// minor is |f| in minor units, toward zero; half is −1, 0 or 1 as what is cut
-// off is below, at or above a half; exact when nothing is.
-func (f Fraction) minor(currency Currency) (whole uint64, half int, exact, ok bool) {
-	if f.large == nil {
-		den := f.denominator()
-		hi, lo, fits := mul128(f.hi, f.lo, currency.minorPerUnit())
-		if fits && hi < den {
-			whole, rem := bits.Div64(hi, lo, den)
-			// 2 × rem against den, without doubling.
-			half := 0
-			if rem > den-rem {
-				half = 1
-			} else if rem < den-rem {
-				half = -1
-			}
-			return whole, half, rem == 0, true
-		}
+// roundFast is Round within 128 bits and well below the largest amount.
+func (f Fraction) roundFast(currency Currency, mode Rounding) (Amount, bool) {
+	hi, lo, fits := mul128(f.hi, f.lo, currency.minorPerUnit())
+	den := f.denominator()
+	if f.large != nil || !fits || hi >= den {
+		return Amount{}, false
 	}
+	whole, rem := bits.Div64(hi, lo, den)
+	if whole >= math.MaxInt64 {
+		return Amount{}, false
+	}
+	// 2 × rem against den, without doubling.
+	if mode.up(cmp.Compare(rem, den-rem), rem == 0, whole%2 == 1) {
+		whole++
+	}
+	if f.negative {
+		return Amount{-int64(whole), currency}, true
+	}
+	return Amount{int64(whole), currency}, true
+}
+
+// round is Round of any size.
+func (f Fraction) round(currency Currency, mode Rounding) Sum {
 	r := f.Rat()
-	r.Abs(r)
-	n := new(big.Int).Mul(r.Num(), new(big.Int).SetUint64(currency.minorPerUnit()))
-	quo, rem := new(big.Int).QuoRem(n, r.Denom(), new(big.Int))
-	exact = rem.Sign() == 0
-	half = rem.Lsh(rem, 1).Cmp(r.Denom())
-	return quo.Uint64(), half, exact, quo.IsUint64()
+	n := new(big.Int).SetUint64(currency.minorPerUnit())
+	whole, rem := n.QuoRem(n.Mul(n, new(big.Int).Abs(r.Num())), r.Denom(), new(big.Int))
+	exact := rem.Sign() == 0
+	if mode.up(rem.Lsh(rem, 1).Cmp(r.Denom()), exact, whole.Bit(0) == 1) {
+		whole.Add(whole, big.NewInt(1))
+	}
+	if r.Sign() < 0 {
+		whole.Neg(whole)
+	}
+	return Sum{whole, currency}
 }
 
-// floor is the greatest whole number of minor units not above f, and what is
-// left of f above it, in currency units.
-func (f Fraction) floor(currency Currency) (int64, Fraction, error) {
-	down, err := Round(f, currency, Down)
-	if err != nil {
-		return 0, Fraction{}, err
+// up reports whether a magnitude is rounded away from zero; half is −1, 0 or 1
+// as what would be cut off is below, at or above a half.
+func (m Rounding) up(half int, exact, odd bool) bool {
+	switch m {
+	case HalfAway:
+		return half >= 0
+	case HalfEven:
+		return half > 0 || half == 0 && odd
+	case Up:
+		return !exact
 	}
-	rest := f.Sub(down.Fraction())
-	if rest.Sign() < 0 {
-		down.Minor--
-		rest = f.Sub(down.Fraction())
-	}
-	return down.Minor, rest, nil
+	return false
 }
+
+// Sum is an amount of any size. Amounts of documents and of the ledger are
+// Amount; a Sum is what adding up charges may come to.
+type Sum struct {
+	minor    *big.Int // nil is 0
+	Currency Currency
+}
+
+// Amount is the sum in 64 bits of minor units. The error wraps ErrOverflow.
+func (s Sum) Amount() (Amount, error) {
+	if s.minor == nil {
+		return Amount{Currency: s.Currency}, nil
+	}
+	if !s.minor.IsInt64() {
+		return Amount{}, fmt.Errorf("%s %s: %w", s, s.Currency, ErrOverflow)
+	}
+	return Amount{s.minor.Int64(), s.Currency}, nil
+}
+
+// Add is s + t, which are of one currency.
+func (s Sum) Add(t Sum) Sum {
+	if s.minor == nil {
+		return t
+	}
+	if t.minor == nil {
+		return s
+	}
+	return Sum{new(big.Int).Add(s.minor, t.minor), s.Currency}
+}
+
+// String is the sum in currency units, as Amount writes it.
+func (s Sum) String() string {
+	if s.minor == nil {
+		return Amount{Currency: s.Currency}.String()
+	}
+	return decimal(s.minor.String(), s.Currency)
+}
+
+// MarshalText is String, so that JSON carries sums as decimal strings.
+func (s Sum) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // Shares rounds the sum of the exact parts once and splits it again: each part
 // gets its floor, and what is left goes in single minor units to the largest
 // remainders, the earlier part first where two are equal. The shares sum to
-// the whole, and each is within one minor unit of its part.
+// the whole, and each is within one minor unit of its part. The error wraps
+// ErrOverflow.
 func Shares(parts []Fraction, currency Currency, mode Rounding) (whole Amount, shares []Amount, err error) {
+	sum, sums := SumShares(parts, currency, mode)
+	if whole, err = sum.Amount(); err != nil {
+		return Amount{}, nil, err
+	}
+	shares, err = amounts(sums)
+	return whole, shares, err
+}
+
+func amounts(sums []Sum) ([]Amount, error) {
+	list := make([]Amount, len(sums))
+	for i, s := range sums {
+		var err error
+		if list[i], err = s.Amount(); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
+}
+
+// SumShares is Shares of any size.
+func SumShares(parts []Fraction, currency Currency, mode Rounding) (whole Sum, shares []Sum) {
 	var sum Fraction
 	for _, p := range parts {
 		sum = sum.Add(p)
 	}
-	if whole, err = Round(sum, currency, mode); err != nil {
-		return Amount{}, nil, err
-	}
-	shares, err = spread(whole, parts)
-	return whole, shares, err
+	whole = sum.round(currency, mode)
+	return whole, spread(whole, parts)
 }
 
 // Allocate splits an amount in proportion to weights that are not negative, by
@@ -141,33 +192,26 @@ func Allocate(whole Amount, weights []Fraction) ([]Amount, error) {
 		}
 		parts[i] = Fraction{large: part.Mul(part, total)}
 	}
-	return spread(whole, parts)
+	return amounts(spread(Sum{big.NewInt(whole.Minor), whole.Currency}, parts))
 }
 
 // spread splits whole, which is the sum of parts but for less than a minor
 // unit, by largest remainder.
-func spread(whole Amount, parts []Fraction) ([]Amount, error) {
-	shares := make([]Amount, len(parts))
-	rests := make([]Fraction, len(parts))
-	left := whole.Minor
-	for i, p := range parts {
-		floor, rest, err := p.floor(whole.Currency)
-		if err != nil {
-			return nil, err
-		}
-		shares[i], rests[i] = Amount{floor, whole.Currency}, rest
-		left -= floor
-	}
-	if left == 0 {
-		return shares, nil
-	}
+func spread(whole Sum, parts []Fraction) []Sum {
+	shares := make([]Sum, len(parts))
+	rests := make([]*big.Rat, len(parts))
 	order := make([]int, len(parts))
-	for i := range order {
-		order[i] = i
+	left := new(big.Int).Set(whole.minor)
+	scale := new(big.Int).SetUint64(whole.Currency.minorPerUnit())
+	for i, p := range parts {
+		r := p.Rat()
+		floor, rest := new(big.Int).DivMod(new(big.Int).Mul(r.Num(), scale), r.Denom(), new(big.Int))
+		shares[i], rests[i], order[i] = Sum{floor, whole.Currency}, new(big.Rat).SetFrac(rest, r.Denom()), i
+		left.Sub(left, floor)
 	}
 	sort.SliceStable(order, func(a, b int) bool { return rests[order[a]].Cmp(rests[order[b]]) > 0 })
-	for i := int64(0); i < left; i++ {
-		shares[order[i]].Minor++
+	for _, i := range order[:left.Int64()] {
+		shares[i].minor.Add(shares[i].minor, big.NewInt(1))
 	}
-	return shares, nil
+	return shares
 }
