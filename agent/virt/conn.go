@@ -95,6 +95,15 @@ func call[T any](ctx context.Context, c *connection, f func(*libvirt.Connect) (T
 	}
 }
 
+// act runs f on a connection of its own, for changes of a domain: a call that a
+// hung QEMU holds up can hold up the others on its connection, too.
+func act(ctx context.Context, uri string, f func(*libvirt.Connect) error) error {
+	c := &connection{uri: uri}
+	defer c.close()
+	_, err := call(ctx, c, func(conn *libvirt.Connect) (struct{}, error) { return struct{}{}, f(conn) })
+	return err
+}
+
 func once[T any](c *connection, f func(*libvirt.Connect) (T, error)) (value T, broken bool, err error) {
 	conn, err := c.get()
 	if err != nil {

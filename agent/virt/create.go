@@ -42,9 +42,7 @@ func (h *Hypervisor) Start(ctx context.Context, spec agent.Spec) error {
 	if err != nil {
 		return fmt.Errorf("start %s: %w", spec.ID, err)
 	}
-	if _, err := call(ctx, h.main, func(c *libvirt.Connect) (struct{}, error) {
-		return struct{}{}, create(c, spec, text)
-	}); err != nil {
+	if err := act(ctx, h.cfg.URI, func(c *libvirt.Connect) error { return create(c, spec, text) }); err != nil {
 		return fmt.Errorf("start %s: %w", spec.ID, err)
 	}
 	undo.forget()

@@ -20,8 +20,8 @@ func (h *Hypervisor) Delete(ctx context.Context, id metering.InstanceID) error {
 		return wrap("delete", id, err)
 	}
 	defer h.turn(id)()
-	_, err := call(ctx, h.main, func(c *libvirt.Connect) (struct{}, error) {
-		return struct{}{}, withDomain(c, id, func(dom *libvirt.Domain) error {
+	err := act(ctx, h.cfg.URI, func(c *libvirt.Connect) error {
+		return withDomain(c, id, func(dom *libvirt.Domain) error {
 			if active, err := dom.IsActive(); err != nil {
 				return err
 			} else if active {

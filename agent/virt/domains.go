@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"libvirt.org/go/libvirt"
 
@@ -11,8 +12,16 @@ import (
 	"github.com/usance/usance/compute"
 )
 
+// A domain that changes while it is looked at (its QEMU has just ended, say) is
+// looked at again, describeTries times in all with describePause between.
+const (
+	describeTries = 10
+	describePause = 50 * time.Millisecond
+)
+
 // Domains lists all domains of ours, active or not. A domain that cannot be
-// described is left out and named in the error, beside the others.
+// described is left out and named in the error, beside the others. One that
+// libvirt is starting is listed as running, with PID 0 until QEMU is there.
 func (h *Hypervisor) Domains(ctx context.Context) ([]agent.Domain, error) {
 	type list struct {
 		domains []agent.Domain
@@ -26,6 +35,10 @@ func (h *Hypervisor) Domains(ctx context.Context) ([]agent.Domain, error) {
 		for i := range all {
 			defer all[i].Free()
 			d, ours, err := h.describe(&all[i])
+			for try := 1; err != nil && try < describeTries; try++ {
+				time.Sleep(describePause)
+				d, ours, err = h.describe(&all[i])
+			}
 			if err != nil {
 				l.errs = append(l.errs, err)
 			} else if ours {
@@ -69,12 +82,21 @@ func (h *Hypervisor) describe(dom *libvirt.Domain) (d agent.Domain, ours bool, e
 	default: // running, blocked, or about to be off, which an event will tell
 		d.State = compute.StateRunning
 	}
+	if isStarting(state, reason) {
+		d.State = compute.StateRunning
+		return d, true, nil
+	}
 	r, ours, err := h.runOf(dom)
 	if err != nil || !ours {
 		return d, false, err
 	}
 	d.PID, d.PIDStart, d.Address = r.pid, r.pidStart, leasedAddress(dom)
 	return d, true, nil
+}
+
+// isStarting reports whether libvirt is still starting the domain's QEMU.
+func isStarting(state libvirt.DomainState, reason int) bool {
+	return state == libvirt.DOMAIN_PAUSED && libvirt.DomainPausedReason(reason) == libvirt.DOMAIN_PAUSED_STARTING_UP
 }
 
 // offReason tells why a domain is off from what libvirt says and what we noted.

@@ -143,8 +143,8 @@ func (h *Hypervisor) offOf(ctx context.Context, e lifecycle) agent.OffReason {
 func (h *Hypervisor) noteKilled(ctx context.Context, id metering.InstanceID) {
 	ctx, cancel := context.WithTimeout(ctx, noteTimeout)
 	defer cancel()
-	_, err := call(ctx, h.main, func(c *libvirt.Connect) (struct{}, error) {
-		return struct{}{}, withDomain(c, id, func(dom *libvirt.Domain) error { return markEnd(dom, endKilled) })
+	err := act(ctx, h.cfg.URI, func(c *libvirt.Connect) error {
+		return withDomain(c, id, func(dom *libvirt.Domain) error { return markEnd(dom, endKilled) })
 	})
 	if err != nil {
 		h.cfg.Log.Warn("the killing of a domain is not noted", "instance", id, "err", err)

@@ -19,9 +19,9 @@ const (
 	statsFlags = libvirt.CONNECT_GET_ALL_DOMAINS_STATS_RUNNING | libvirt.CONNECT_GET_ALL_DOMAINS_STATS_PAUSED |
 		libvirt.CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
 
-	// A QEMU that begins to hang holds the bulk call that meets it, and is passed over by
-	// the next one: that many calls are tried, each for bulkTimeout. When
-	// all are held, the connection, whose calls are limited in number, is given up for a new one.
+	// A QEMU that begins to hang holds up the bulk call that meets it, and is passed over
+	// by the next one, which is made on a new connection: a held call can hold up
+	// the others on its own. That many calls are tried, each for bulkTimeout.
 	bulkAttempts = 3
 	bulkTimeout  = 3 * time.Second
 
@@ -42,8 +42,8 @@ func (h *Hypervisor) Sample(ctx context.Context) ([]agent.Sample, error) {
 			return samples, err
 		}
 		h.cfg.Log.Warn("a bulk call is held up by a domain that does not answer", "after", bulkTimeout)
+		h.stats.close() // the call keeps it until it ends
 	}
-	h.stats.close()
 	return nil, fmt.Errorf("sample domains: %d calls in a row took more than %s", bulkAttempts, bulkTimeout)
 }
 
@@ -88,7 +88,7 @@ func (h *Hypervisor) read(c *libvirt.Connect, some []*libvirt.Domain, s *sampled
 	at := time.Now() // after: no counter holds more than what was before
 	for i := range records {
 		record := &records[i]
-		if record.State == nil || !active(record.State.State) {
+		if state := record.State; state == nil || !active(state.State) || isStarting(state.State, state.Reason) {
 			record.Domain.Free()
 			continue
 		}

@@ -48,8 +48,8 @@ func (h *Hypervisor) Stop(ctx context.Context, id metering.InstanceID, grace tim
 		case <-time.After(lookEvery):
 		}
 	}
-	_, err := call(ctx, h.main, func(c *libvirt.Connect) (struct{}, error) {
-		return struct{}{}, withDomain(c, id, func(dom *libvirt.Domain) error {
+	err := act(ctx, h.cfg.URI, func(c *libvirt.Connect) error {
+		return withDomain(c, id, func(dom *libvirt.Domain) error {
 			if err := dom.Destroy(); !is(err, libvirt.ERR_OPERATION_INVALID) { // that is: it is off
 				return err
 			}
@@ -64,8 +64,8 @@ func (h *Hypervisor) Stop(ctx context.Context, id metering.InstanceID, grace tim
 func (h *Hypervisor) ask(ctx context.Context, id metering.InstanceID) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	_, err := call(ctx, h.main, func(c *libvirt.Connect) (struct{}, error) {
-		return struct{}{}, withDomain(c, id, func(dom *libvirt.Domain) error {
+	err := act(ctx, h.cfg.URI, func(c *libvirt.Connect) error {
+		return withDomain(c, id, func(dom *libvirt.Domain) error {
 			if err := markEnd(dom, endOrdered); err != nil {
 				return err
 			}

@@ -151,13 +151,13 @@ func TestStranger(t *testing.T) {
 	b := newBench(t)
 	id := metering.InstanceID(metering.NewID(metering.PrefixInstance))
 	xml := `<domain type='qemu'><name>` + string(id) + `</name><memory unit='MiB'>32</memory><os><type>hvm</type></os></domain>`
-	_, err := call(t.Context(), b.main, func(c *libvirt.Connect) (struct{}, error) {
+	err := act(t.Context(), b.cfg.URI, func(c *libvirt.Connect) error {
 		dom, err := c.DomainDefineXML(xml)
 		if err != nil {
-			return struct{}{}, err
+			return err
 		}
 		defer dom.Free()
-		return struct{}{}, dom.Create()
+		return dom.Create()
 	})
 	if err != nil {
 		t.Fatal(err)

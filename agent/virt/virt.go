@@ -38,8 +38,8 @@ type Hypervisor struct {
 	cfg    Config
 	runDir string // where libvirt keeps its sockets and QEMU's pid files
 
-	main  *connection // for everything but statistics
-	stats *connection // for statistics: a hung QEMU holds calls up there
+	main  *connection // for looks that no QEMU can hold up
+	stats *connection // for bulk statistics
 
 	mu    sync.Mutex
 	runs  map[metering.InstanceID]run         // what is known of running domains

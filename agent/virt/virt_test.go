@@ -179,10 +179,7 @@ func (b *bench) mustDomain(t *testing.T, id metering.InstanceID) agent.Domain {
 // do runs f on the instance's domain.
 func (b *bench) do(t *testing.T, id metering.InstanceID, f func(*libvirt.Domain) error) {
 	t.Helper()
-	_, err := call(t.Context(), b.main, func(c *libvirt.Connect) (struct{}, error) {
-		return struct{}{}, withDomain(c, id, f)
-	})
-	if err != nil {
+	if err := act(t.Context(), b.cfg.URI, func(c *libvirt.Connect) error { return withDomain(c, id, f) }); err != nil {
 		t.Fatal(err)
 	}
 }
