@@ -110,6 +110,8 @@ func (h handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		status = http.StatusUpgradeRequired
 	case errors.Is(err, compute.ErrNotFound):
 		status = http.StatusNotFound
+	case errors.Is(err, compute.ErrInvalid):
+		status = http.StatusBadRequest
 	}
 	said := err.Error()
 	if status == http.StatusServiceUnavailable {
