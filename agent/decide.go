@@ -21,6 +21,7 @@ const (
 // record is what the reconciler remembers of an instance. None of it has to
 // outlive the agent: a new one comes to the same end, at most a pause sooner.
 type record struct {
+	ordered    uint64        // the newest order seen
 	generation uint64        // the newest order that what is answers
 	doing      compute.State // starting or stopping while an action runs, else ""
 	err        string        // why the last action failed
@@ -53,9 +54,16 @@ const (
 // decide compares what is wanted of an instance with what is (nil: no domain) and
 // says what to do. It notes in rec what it saw, and does nothing else.
 func decide(want hostapi.DesiredInstance, is *Domain, rec *record, now time.Time) action {
+	if want.Generation > rec.ordered { // a new order does not wait for the failures of the last
+		rec.ordered, rec.failures, rec.retryAt = want.Generation, 0, time.Time{}
+	}
+	if want.Power == compute.PowerRunning && (want.Lease == 0 || want.Start == 0) {
+		rec.err = "the order to run it names no lease"
+		return actNone
+	}
 	act := settle(want, is, rec, now)
-	if act == actNone && rec.doing == "" && rec.err == "" {
-		rec.generation = want.Generation
+	if act == actNone {
+		rec.generation, rec.err, rec.failures = want.Generation, "", 0
 	}
 	if now.Before(rec.retryAt) {
 		return actNone
@@ -80,10 +88,6 @@ func settle(want hostapi.DesiredInstance, is *Domain, rec *record, now time.Time
 	case compute.PowerRunning:
 	default:
 		return actNone // an order of a newer control plane: not ours to guess
-	}
-	if want.Lease == 0 || want.Start == 0 {
-		rec.err = "the order to run it names no lease"
-		return actNone
 	}
 	if is == nil {
 		return actStart

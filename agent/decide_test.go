@@ -49,7 +49,7 @@ func TestDecide(t *testing.T) {
 		{"guest off, newer order", want(compute.PowerRunning), off(OffGuest), record{guestOff: 4}, actStart},
 		{"guest off, newer start", newer, off(OffGuest), record{}, actStart},
 		{"first crash waits a second", want(compute.PowerRunning), off(OffCrashed), record{}, actNone},
-		{"crash, the pause is over", want(compute.PowerRunning), off(OffCrashed), record{crashed: true, retryAt: now}, actStart},
+		{"crash, the pause is over", want(compute.PowerRunning), off(OffCrashed), record{ordered: 5, crashed: true, retryAt: now}, actStart},
 		{"host was rebooted, the pause is over", want(compute.PowerRunning), off(OffUnknown), record{crashed: true}, actStart},
 		{"migrated away", want(compute.PowerRunning), off(OffMigrated), record{}, actNone},
 		{"to be stopped", want(compute.PowerStopped), running, record{}, actStop},
@@ -59,13 +59,24 @@ func TestDecide(t *testing.T) {
 		{"to be deleted", want(compute.PowerDeleted), running, record{}, actDelete},
 		{"deleted", want(compute.PowerDeleted), nil, record{}, actNone},
 		{"an order of another age", want("hibernated"), running, record{}, actNone},
-		{"failed a moment ago", want(compute.PowerStopped), running, record{retryAt: now.Add(time.Second)}, actNone},
+		{"failed a moment ago", want(compute.PowerStopped), running, record{ordered: 5, retryAt: now.Add(time.Second)}, actNone},
+		{"an order before failed a moment ago", want(compute.PowerStopped), running, record{ordered: 4, retryAt: now.Add(time.Second)}, actStop},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if got := decide(c.want, c.is, &c.rec, now); got != c.do {
 				t.Errorf("decide = %q, want %q", got, c.do)
 			}
 		})
+	}
+}
+
+// A start that failed although the domain came to run in the end leaves no error behind.
+func TestErrorGoesWhenWhatIsIsWanted(t *testing.T) {
+	rec := record{ordered: 5, err: "it took too long"}
+	is := &Domain{Lease: 1, Start: 1, State: compute.StateRunning}
+	want := hostapi.DesiredInstance{Generation: 5, Lease: 1, Start: 1, Power: compute.PowerRunning}
+	if act := decide(want, is, &rec, time.Now()); act != actNone || rec.err != "" || rec.generation != 5 {
+		t.Errorf("decide = %q, error %q, generation %d; want none, none, 5", act, rec.err, rec.generation)
 	}
 }
 
