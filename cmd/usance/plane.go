@@ -53,6 +53,10 @@ const (
 	// epochs that may still run.
 	knownEpochs = 10_000
 
+	// maxBytesPerSecond is more than any host moves through one instance's disks
+	// or interfaces; a register that grows faster is put into quarantine.
+	maxBytesPerSecond = 100_000_000_000
+
 	readHeaderTimeout = 10 * time.Second
 	idleTimeout       = 2 * time.Minute
 )
@@ -265,7 +269,7 @@ func (p *plane) leases(ctx context.Context, keys []ingest.LeaseKey) (map[ingest.
 	all := make(map[ingest.LeaseKey]ingest.Lease, len(found))
 	for k, l := range found {
 		all[ingest.LeaseKey(k)] = ingest.Lease{Tenant: l.Tenant, Host: l.Host, Granted: l.Granted, Ended: l.Ended,
-			Labels: metering.Labels{Flavor: l.Flavor, Image: l.Image}}
+			Labels: metering.Labels{Flavor: l.Flavor, Image: l.Image}, MaxBytesPerSecond: maxBytesPerSecond}
 	}
 	return all, nil
 }
@@ -294,19 +298,28 @@ func (p *plane) knownEpochs(ctx context.Context, host metering.HostID) ([]hostap
 	return known, nil
 }
 
-// admitHeld takes readings of the future whose time has come.
+// admitHeld takes readings of the future whose time has come, host by host.
 func (p *plane) admitHeld(take *ingest.Handler) func(context.Context, time.Time) error {
 	return func(ctx context.Context, now time.Time) error {
 		due, err := p.epochs.Due(ctx, now, heldBatch)
 		if err != nil {
 			return err
 		}
+		ids := map[metering.HostID][]int64{}
+		batches := map[metering.HostID]*metering.Batch{}
 		for _, q := range due {
-			batch := &metering.Batch{Epochs: []metering.Epoch{q.Epoch}, Readings: []metering.Reading{q.Reading}}
-			if _, err := take.Take(ctx, q.Host, batch); err != nil {
-				return fmt.Errorf("held reading %d: %w", q.ID, err)
+			if batches[q.Host] == nil {
+				batches[q.Host] = &metering.Batch{}
 			}
-			if err := p.epochs.Decide(ctx, []int64{q.ID}, epochdb.Accepted); err != nil {
+			b := batches[q.Host]
+			b.Epochs, b.Readings = append(b.Epochs, q.Epoch), append(b.Readings, q.Reading)
+			ids[q.Host] = append(ids[q.Host], q.ID)
+		}
+		for host, b := range batches {
+			if _, err := take.Take(ctx, host, b); err != nil {
+				return fmt.Errorf("held readings of host %s: %w", host, err)
+			}
+			if err := p.epochs.Decide(ctx, ids[host], epochdb.Accepted); err != nil {
 				return err
 			}
 		}
