@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -36,7 +35,7 @@ flavors:
   small: {vcpus: 1, memory: 1 GiB, disk: 10 GiB}
   large: {vcpus: 4, memory: 8 GiB, disk: 80 GiB}
 rates:
-  - {id: small, meter: instance.running, where: {flavor: small}, price: 0.75 per hour, minimum: 10 min}
+  - {id: small, meter: instance.running, where: {flavor: small}, price: 0.75 per hour}
   - {id: large, meter: instance.running, where: {flavor: large}, price: 2.25 per hour}
   - {id: off, meter: instance.stopped, price: 0.01 per hour}
   - id: egress
@@ -45,6 +44,10 @@ rates:
     tiers: volume
     steps: [{up to: 100 GiB, price: 0.10 per GiB}, {price: 0.05 per GiB}]
 `
+
+// startsPlan also has a minimum per start, so its running time waits for the
+// month's end.
+var startsPlan = strings.NewReplacer("plan: standard", "plan: starts", "0.75 per hour}", "0.75 per hour, minimum: 10 min}").Replace(standardPlan)
 
 // readings are readings in memory.
 type readings struct {
@@ -86,9 +89,13 @@ func (r *readings) At(_ context.Context, tenant metering.TenantID, instants []ti
 func (r *readings) Totals(_ context.Context, tenants []metering.TenantID) (map[metering.EpochID]readingdb.Total, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	wanted := map[metering.TenantID]bool{}
+	for _, t := range tenants {
+		wanted[t] = true
+	}
 	totals := map[metering.EpochID]readingdb.Total{}
 	for id, all := range r.all {
-		if tenants != nil && !slices.Contains(tenants, r.of[id]) {
+		if tenants != nil && !wanted[r.of[id]] {
 			continue
 		}
 		t := readingdb.Total{Tenant: r.of[id]}
@@ -125,8 +132,10 @@ func houseOn(t testing.TB, pool *pgxpool.Pool, readings *readings) *house {
 		t.Fatal(err)
 	}
 	plans := plandb.New(pool)
-	if _, err := plans.Publish(t.Context(), "standard", []byte(standardPlan), at("2026-01-01 00:00"), nil); err != nil {
-		t.Fatal(err)
+	for _, source := range []string{standardPlan, startsPlan} {
+		if _, err := plans.Publish(t.Context(), "plan.yaml", []byte(source), at("2026-01-01 00:00"), nil); err != nil {
+			t.Fatal(err)
+		}
 	}
 	h := &house{t: t, pool: pool, books: books, epochs: epochdb.New(pool), readings: readings}
 	h.Run, err = billrun.New(billrun.Config{
@@ -162,8 +171,13 @@ func (h *house) check(err error) {
 
 func (h *house) tenant(id metering.TenantID) metering.TenantID {
 	h.t.Helper()
+	return h.tenantOn(id, "standard")
+}
+
+func (h *house) tenantOn(id metering.TenantID, plan string) metering.TenantID {
+	h.t.Helper()
 	h.check(h.books.CreateAccount(context.Background(), invoicing.Account{
-		Tenant: id, Currency: "EUR", Plan: "standard", Zone: "Europe/Berlin", Created: at("2026-10-01 00:00"),
+		Tenant: id, Currency: "EUR", Plan: plan, Zone: "Europe/Berlin", Created: at("2026-10-01 00:00"),
 	}))
 	return id
 }
@@ -241,7 +255,7 @@ func (h *house) audit(tenants ...metering.TenantID) {
 
 func TestMonthEnd(t *testing.T) {
 	h := newHouse(t)
-	ten := h.tenant("ten_1")
+	ten := h.tenantOn("ten_1", "starts")
 	// One start of two flavors, one short start, one other instance.
 	a := h.epoch(ten, "ins_1", 1, "small")
 	h.read(ten, a, "2026-10-05 00:00", 600, 10<<10)
@@ -318,13 +332,13 @@ func TestPeriodsThatEndedAreClosedFirst(t *testing.T) {
 
 func TestLateUsage(t *testing.T) {
 	h := newHouse(t)
-	ten := h.tenant("ten_1")
+	ten := h.tenantOn("ten_1", "starts")
 	e := h.epoch(ten, "ins_1", 1, "small")
 	h.read(ten, e, "2026-10-20 00:00", 4, 0)
 	h.want("October, the minimum", h.cut(ten, "2026-11-01 00:00").Net, "0.13")
 	h.read(ten, e, "2026-10-31 00:00", 70, 0) // late
 	h.read(ten, e, "2026-11-02 00:00", 130, 0)
-	i := h.cut(ten, "2026-11-10 00:00")
+	i := h.cut(ten, "2026-12-01 00:00")
 	h.want("lines", len(i.Lines), 2)
 	h.want("October's period", i.Lines[0].Period.Start, at("2026-10-01 00:00"))
 	h.want("70 minutes less the minimum", i.Lines[0].Amount, "0.75") // 0.875 rounds to 0.88
@@ -478,7 +492,7 @@ func TestAnySchedule(t *testing.T) {
 		tenants++
 		h := *shared
 		h.t = rt
-		ten := h.tenant(metering.TenantID(fmt.Sprintf("ten_%d", tenants)))
+		ten := h.tenantOn(metering.TenantID(fmt.Sprintf("ten_%d", tenants)), rapid.SampledFrom([]string{"standard", "starts"}).Draw(rt, "plan"))
 		type state struct {
 			id           metering.EpochID
 			minutes, mib uint64
