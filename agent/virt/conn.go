@@ -69,6 +69,30 @@ func dial(uri string) (*libvirt.Connect, error) {
 	return conn, nil
 }
 
+// dialUntil is dial that ends with ctx: a libvirtd that hangs holds a dial up.
+func dialUntil(ctx context.Context, uri string) (*libvirt.Connect, error) {
+	type result struct {
+		conn *libvirt.Connect
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		conn, err := dial(uri)
+		done <- result{conn, err}
+	}()
+	select {
+	case r := <-done:
+		return r.conn, r.err
+	case <-ctx.Done():
+		go func() {
+			if r := <-done; r.err == nil {
+				r.conn.Close()
+			}
+		}()
+		return nil, ctx.Err()
+	}
+}
+
 // call runs f on a connection and returns what it returns, or ctx's error when
 // that comes first: libvirt's calls cannot be cancelled, so f then ends later, by
 // itself. f returns plain values and frees what it holds. A connection that

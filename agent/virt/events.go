@@ -31,7 +31,7 @@ type lifecycle struct {
 // Watch calls f, from one goroutine, for every change of a domain until ctx ends
 // or the connection breaks; then it returns why.
 func (h *Hypervisor) Watch(ctx context.Context, f func(agent.Event)) error {
-	conn, err := dial(h.cfg.URI)
+	conn, err := dialUntil(ctx, h.cfg.URI)
 	if err != nil {
 		return fmt.Errorf("watch domains: %w", err)
 	}
