@@ -13,8 +13,8 @@ type Account struct {
 	Tenant   metering.TenantID
 	Currency money.Currency
 	Plan     string // name of the price plan
-	// Zone is where the billing months begin, an IANA name. It never changes.
-	Zone        string
+	// Zone is where the billing months begin. It never changes.
+	Zone        *time.Location
 	CreditLimit money.Amount // how far credit may go below zero
 	Tax         TaxRule
 	Created     time.Time
@@ -22,13 +22,13 @@ type Account struct {
 
 // Check reports the first thing that makes a an impossible account.
 func (a Account) Check() error {
-	switch _, err := a.location(); {
+	switch {
 	case a.Tenant == "" || len(a.Tenant) > 64:
 		return fmt.Errorf("account %q: a tenant id has 1 to 64 characters", a.Tenant)
 	case a.Plan == "":
 		return fmt.Errorf("account %s has no plan", a.Tenant)
-	case err != nil:
-		return err
+	case a.Zone == nil || a.Zone == time.Local:
+		return fmt.Errorf("account %s has no billing zone", a.Tenant)
 	case a.CreditLimit.Minor < 0 || a.CreditLimit.Currency != a.Currency:
 		return fmt.Errorf("account %s in %s: credit limit %v", a.Tenant, a.Currency, a.CreditLimit)
 	case a.Created.IsZero():
@@ -40,23 +40,11 @@ func (a Account) Check() error {
 	return nil
 }
 
-func (a Account) location() (*time.Location, error) {
-	zone, err := time.LoadLocation(a.Zone)
-	if err != nil || a.Zone == "" || a.Zone == "Local" {
-		return nil, fmt.Errorf("account %s: billing zone %q is not an IANA time zone", a.Tenant, a.Zone)
-	}
-	return zone, nil
-}
-
 // PeriodOf is the period that a cut at t belongs to: the one that holds the
 // time just before t, since a cut on a month's end is that month's last.
 func (a Account) PeriodOf(t time.Time) (metering.Window, error) {
-	zone, err := a.location()
-	if err != nil {
-		return metering.Window{}, err
-	}
-	p := metering.Month(t.Add(-1), zone)
-	if first := metering.Month(a.Created, zone); p.Start.Before(first.Start) {
+	p := metering.Month(t.Add(-1), a.Zone)
+	if first := metering.Month(a.Created, a.Zone); p.Start.Before(first.Start) {
 		return metering.Window{}, fmt.Errorf("account %s begins with the period %s; %s is before it", a.Tenant, first, t.UTC().Format(time.RFC3339))
 	}
 	return p, nil
@@ -69,12 +57,8 @@ func (a Account) Periods(t time.Time) ([]metering.Window, error) {
 	if err != nil {
 		return nil, err
 	}
-	zone, err := a.location()
-	if err != nil {
-		return nil, err
-	}
 	var all []metering.Window
-	for p := metering.Month(a.Created, zone); !p.Start.After(last.Start); p = metering.Month(p.End, zone) {
+	for p := metering.Month(a.Created, a.Zone); !p.Start.After(last.Start); p = metering.Month(p.End, a.Zone) {
 		all = append(all, p)
 	}
 	return all, nil

@@ -92,18 +92,22 @@ type books struct {
 
 func newBooks(t rapid.TB, planName string) *books {
 	return &books{plan: plan(t, planName), account: invoicing.Account{
-		Tenant: "ten_1", Currency: "EUR", Plan: planName, Zone: "Europe/Berlin", CreditLimit: money.Amount{Currency: "EUR"},
+		Tenant: "ten_1", Currency: "EUR", Plan: planName, Zone: berlin, CreditLimit: money.Amount{Currency: "EUR"},
 		Tax: invoicing.TaxRule{Category: invoicing.TaxStandard, PercentMilli: 19_000}, Created: at("2026-09-15 12:00"),
 	}}
 }
 
-// at is an instant in Berlin.
-func at(s string) time.Time {
+var berlin = func() *time.Location {
 	zone, err := time.LoadLocation("Europe/Berlin")
 	if err != nil {
 		panic(err)
 	}
-	t, err := time.ParseInLocation("2006-01-02 15:04", s, zone)
+	return zone
+}()
+
+// at is an instant in Berlin.
+func at(s string) time.Time {
+	t, err := time.ParseInLocation("2006-01-02 15:04", s, berlin)
 	if err != nil {
 		panic(err)
 	}

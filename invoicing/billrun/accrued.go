@@ -20,7 +20,7 @@ const pageSize = 10_000
 // from readings: the open period, ended periods not yet issued, and late usage.
 // The error wraps invoicing.ErrNoAccount.
 func (r *Run) Accrued(ctx context.Context, tenant metering.TenantID, now time.Time) (invoicing.Accrued, error) {
-	s, err := r.Books.Standing(ctx, tenant)
+	s, err := r.cfg.Books.Standing(ctx, tenant)
 	if err != nil {
 		return invoicing.Accrued{}, err
 	}
@@ -51,7 +51,7 @@ func (r *Run) RefreshAccrued(ctx context.Context, now time.Time) error {
 	began := time.Now()
 	done := 0
 	for after := metering.TenantID(""); ; {
-		page, err := r.Books.Standings(ctx, after, pageSize)
+		page, err := r.cfg.Books.Standings(ctx, after, pageSize)
 		if err != nil {
 			return err
 		}
@@ -64,7 +64,7 @@ func (r *Run) RefreshAccrued(ctx context.Context, now time.Time) error {
 		}
 		after = page[len(page)-1].Tenant
 	}
-	r.Log.Debug("accrued cache refreshed", "tenants", done, "took", time.Since(began))
+	r.cfg.Log.Debug("accrued cache refreshed", "tenants", done, "took", time.Since(began))
 	return nil
 }
 
@@ -72,7 +72,7 @@ func (r *Run) RefreshAccrued(ctx context.Context, now time.Time) error {
 func (r *Run) refresh(ctx context.Context, now time.Time, tenants []metering.TenantID) error {
 	var page []invoicedb.Standing
 	for _, t := range tenants {
-		s, err := r.Books.Standing(ctx, t)
+		s, err := r.cfg.Books.Standing(ctx, t)
 		if err != nil {
 			return err
 		}
@@ -92,7 +92,7 @@ func (r *Run) refreshPage(ctx context.Context, now time.Time, page []invoicedb.S
 	if len(page) == 0 {
 		return nil
 	}
-	revisions, err := r.Books.Revisions(ctx) // before what runs, lest an admission between be lost
+	revisions, err := r.cfg.Books.Revisions(ctx) // before what runs, lest an admission between be lost
 	if err != nil {
 		return err
 	}
@@ -110,11 +110,11 @@ func (r *Run) refreshPage(ctx context.Context, now time.Time, page []invoicedb.S
 	for i, s := range page {
 		reaches[i] = reachOf(s, opens[s.Tenant].Period, opens[s.Tenant].segments)
 	}
-	earlier, err := r.Books.Segments(ctx, reaches)
+	earlier, err := r.cfg.Books.Segments(ctx, reaches)
 	if err != nil {
 		return err
 	}
-	lines, err := r.Books.Lines(ctx, reaches)
+	lines, err := r.cfg.Books.Lines(ctx, reaches)
 	if err != nil {
 		return err
 	}
@@ -123,19 +123,19 @@ func (r *Run) refreshPage(ctx context.Context, now time.Time, page []invoicedb.S
 		o := opens[s.Tenant]
 		a, err := r.estimate(ctx, now, s, o, append(earlier[s.Tenant], o.segments...), lines[s.Tenant])
 		if err != nil {
-			r.Log.Error("accrued cost not refreshed", "tenant", s.Tenant, "err", err)
+			r.cfg.Log.Error("accrued cost not refreshed", "tenant", s.Tenant, "err", err)
 			continue
 		}
 		all = append(all, invoicedb.Snapshot{
 			Tenant: s.Tenant, AsOf: now, Closing: s.Last.Seq, Amount: a.Total.Minor, Burn: o.burn, Revision: revisions[s.Tenant],
 		})
 	}
-	return r.Books.SaveAccrued(ctx, all)
+	return r.cfg.Books.SaveAccrued(ctx, all)
 }
 
 // estimate is what the tenant owes: all unbilled usage in the open period.
 func (r *Run) estimate(ctx context.Context, now time.Time, s invoicedb.Standing, o *open, segments []invoicing.Segment, lines []invoicing.LineItem) (invoicing.Accrued, error) {
-	if len(o.Plan.Boundaries(o.Period)) > 0 || !s.Last.Unsettled.IsZero() {
+	if len(o.Plan.Boundaries(o.Period)) > 0 || !s.Last.Unsettled.IsZero() && s.Last.Unsettled.Before(o.Period.Start) {
 		return r.accrued(ctx, s, now)
 	}
 	differences, _, err := invoicing.Differences([]invoicing.Rated{o.Rated}, segments, lines)
@@ -162,14 +162,14 @@ func (r *Run) openPeriods(ctx context.Context, page []invoicedb.Standing) (map[m
 		}
 		var plan *rating.Plan
 		if s.Last.Seq > 0 && !s.Last.Last() {
-			plan, err = r.Plans.Load(ctx, s.Last.Plan, s.Last.PlanVersion)
+			plan, err = r.cfg.Plans.Load(ctx, s.Last.Plan, s.Last.PlanVersion)
 		} else if k := (key{s.Plan, period.Start}); inForce[k] != nil {
 			plan = inForce[k]
 		} else if plan, _, err = r.inForce(ctx, s.Account, period); err == nil {
 			inForce[k] = plan
 		}
 		if err != nil {
-			r.Log.Error("accrued cost not refreshed", "tenant", s.Tenant, "err", err)
+			r.cfg.Log.Error("accrued cost not refreshed", "tenant", s.Tenant, "err", err)
 			continue
 		}
 		kept = append(kept, s)
@@ -185,12 +185,12 @@ func (r *Run) addUnbilled(ctx context.Context, now time.Time, page []invoicedb.S
 	for i, s := range page {
 		at[i] = invoicedb.Position{Tenant: s.Tenant, Seq: s.Last.Seq}
 	}
-	billed, err := r.Books.Billed(ctx, at)
+	billed, err := r.cfg.Books.Billed(ctx, at)
 	if err != nil {
 		return err
 	}
 	tenants := tenantsOf(page)
-	totals, err := r.Readings.Totals(ctx, tenants)
+	totals, err := r.cfg.Readings.Totals(ctx, tenants)
 	if err != nil {
 		return err
 	}
@@ -200,7 +200,7 @@ func (r *Run) addUnbilled(ctx context.Context, now time.Time, page []invoicedb.S
 			grown = append(grown, id)
 		}
 	}
-	epochs, err := r.Epochs.Known(ctx, grown)
+	epochs, err := r.cfg.Epochs.Known(ctx, grown)
 	if err != nil {
 		return err
 	}
@@ -213,7 +213,7 @@ func (r *Run) addUnbilled(ctx context.Context, now time.Time, page []invoicedb.S
 			}
 		}
 	}
-	allocations, err := r.Allocations.OfTenants(ctx, tenants, metering.Window{End: now})
+	allocations, err := r.cfg.Allocations.OfTenants(ctx, tenants, metering.Window{End: now})
 	if err != nil {
 		return err
 	}

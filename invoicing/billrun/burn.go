@@ -18,7 +18,7 @@ import (
 // the dearest time class, without allowance or cap. What it reads, writes and
 // sends is not in it. The error wraps invoicing.ErrNoAccount or plandb.ErrNotFound.
 func (r *Run) Burn(ctx context.Context, tenant metering.TenantID, labels metering.Labels) (invoicing.Burn, error) {
-	s, err := r.Books.Standing(ctx, tenant)
+	s, err := r.cfg.Books.Standing(ctx, tenant)
 	if err != nil {
 		return 0, err
 	}
@@ -41,7 +41,7 @@ func (r *Run) addBurn(ctx context.Context, opens map[metering.TenantID]*open) er
 		labels metering.Labels
 	}
 	known := map[key]invoicing.Burn{}
-	running, err := r.Running(ctx)
+	running, err := r.cfg.Running(ctx)
 	if err != nil {
 		return fmt.Errorf("list what runs: %w", err)
 	}

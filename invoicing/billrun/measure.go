@@ -55,14 +55,14 @@ func (r *Run) periods(ctx context.Context, s invoicedb.Standing, at time.Time) (
 	if err != nil {
 		return nil, last, err
 	}
-	fixed, err := r.Books.PlanVersions(ctx, s.Tenant)
+	fixed, err := r.cfg.Books.PlanVersions(ctx, s.Tenant)
 	if err != nil {
 		return nil, last, err
 	}
 	for _, w := range windows {
 		var plan *rating.Plan
 		if v, ok := fixed[w.Start]; ok {
-			plan, err = r.Plans.Load(ctx, v.Plan, v.Version)
+			plan, err = r.cfg.Plans.Load(ctx, v.Plan, v.Version)
 			last = v
 		} else {
 			plan, last, err = r.inForce(ctx, s.Account, w)
@@ -78,7 +78,7 @@ func (r *Run) periods(ctx context.Context, s invoicedb.Standing, at time.Time) (
 // inForce is the version of the account's plan for a period that no closing
 // has fixed yet.
 func (r *Run) inForce(ctx context.Context, a invoicing.Account, period metering.Window) (*rating.Plan, invoicedb.PlanVersion, error) {
-	plan, version, err := r.Plans.InForce(ctx, a.Plan, period.Start)
+	plan, version, err := r.cfg.Plans.InForce(ctx, a.Plan, period.Start)
 	v := invoicedb.PlanVersion{Plan: a.Plan, Version: version}
 	if err != nil {
 		return nil, v, err
@@ -108,22 +108,22 @@ func spansOf(rated []invoicing.Rated, at time.Time) (spans []invoicing.Span, ins
 
 // odometers are all the tenant's epochs and allocations at the instants.
 func (r *Run) odometers(ctx context.Context, s invoicedb.Standing, instants []time.Time) ([]invoicing.Odometer, error) {
-	billed, err := r.Books.Billed(ctx, []invoicedb.Position{{Tenant: s.Tenant, Seq: s.Last.Seq}})
+	billed, err := r.cfg.Books.Billed(ctx, []invoicedb.Position{{Tenant: s.Tenant, Seq: s.Last.Seq}})
 	if err != nil {
 		return nil, err
 	}
-	levels, err := r.Readings.At(ctx, s.Tenant, instants)
+	levels, err := r.cfg.Readings.At(ctx, s.Tenant, instants)
 	if err != nil {
 		return nil, err
 	}
 	// An epoch is on record before its first reading is, so after the readings
 	// none of theirs is missing.
-	epochs, err := r.Epochs.OfTenant(ctx, s.Tenant)
+	epochs, err := r.cfg.Epochs.OfTenant(ctx, s.Tenant)
 	if err != nil {
 		return nil, err
 	}
 	last := instants[len(instants)-1]
-	allocations, err := r.Allocations.OfTenant(ctx, s.Tenant, metering.Window{End: last})
+	allocations, err := r.cfg.Allocations.OfTenant(ctx, s.Tenant, metering.Window{End: last})
 	if err != nil {
 		return nil, err
 	}
@@ -179,11 +179,11 @@ func reachOf(s invoicedb.Standing, open metering.Window, segments []invoicing.Se
 // differences is what the books lack when the new segments are added.
 func (r *Run) differences(ctx context.Context, reach invoicedb.Reach, rated []invoicing.Rated, segments []invoicing.Segment) ([]invoicing.Difference, []rating.Unrated, error) {
 	reaches := []invoicedb.Reach{reach}
-	earlier, err := r.Books.Segments(ctx, reaches)
+	earlier, err := r.cfg.Books.Segments(ctx, reaches)
 	if err != nil {
 		return nil, nil, err
 	}
-	lines, err := r.Books.Lines(ctx, reaches)
+	lines, err := r.cfg.Books.Lines(ctx, reaches)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -72,7 +72,7 @@ type Config struct {
 
 // Run closes periods. All methods may run at the same time.
 type Run struct {
-	Config
+	cfg Config
 }
 
 // New is a run over cfg.
@@ -88,20 +88,20 @@ func New(cfg Config) (*Run, error) {
 // batchSize tenants. A tenant that fails is logged and does not hold up the
 // others; the error joins all failures. While another program runs it, it does nothing.
 func (r *Run) Once(ctx context.Context, now time.Time) error {
-	unlock, ok, err := r.Books.TryLock(ctx)
+	unlock, ok, err := r.cfg.Books.TryLock(ctx)
 	if err != nil || !ok {
 		return err
 	}
 	defer unlock()
 	began := time.Now()
-	due, err := r.Books.Due(ctx, "", now.Add(-r.Settle), batchSize)
+	due, err := r.cfg.Books.Due(ctx, "", now.Add(-r.cfg.Settle), batchSize)
 	if err != nil {
 		return err
 	}
 	var failed []error
 	for _, s := range due {
 		if err := r.closeEnded(ctx, s.Tenant, now); err != nil {
-			r.Log.Error("closing failed", "tenant", s.Tenant, "err", err)
+			r.cfg.Log.Error("closing failed", "tenant", s.Tenant, "err", err)
 			failed = append(failed, err)
 		}
 		if ctx.Err() != nil {
@@ -109,18 +109,18 @@ func (r *Run) Once(ctx context.Context, now time.Time) error {
 		}
 	}
 	if len(due) > 0 {
-		r.Log.Info("closed ended periods", "tenants", len(due), "failed", len(failed), "took", time.Since(began))
+		r.cfg.Log.Info("closed ended periods", "tenants", len(due), "failed", len(failed), "took", time.Since(began))
 		failed = append(failed, r.refresh(ctx, now, tenantsOf(due)))
 	}
 	return errors.Join(failed...)
 }
 
 func (r *Run) closeEnded(ctx context.Context, tenant metering.TenantID, now time.Time) error {
-	s, err := r.Books.Standing(ctx, tenant)
+	s, err := r.cfg.Books.Standing(ctx, tenant)
 	if err != nil {
 		return err
 	}
-	open, err := s.PeriodOf(now.Add(-r.Settle).Add(1)) // holds that instant, also when it is a month's first
+	open, err := s.PeriodOf(now.Add(-r.cfg.Settle).Add(1)) // holds that instant, also when it is a month's first
 	if err != nil {
 		return err
 	}
@@ -142,13 +142,16 @@ func (r *Run) Cut(ctx context.Context, tenant metering.TenantID, at time.Time) (
 	if err != nil {
 		return nil, err
 	}
-	return invoice, r.refresh(ctx, at, []metering.TenantID{tenant})
+	if err := r.refresh(ctx, at, []metering.TenantID{tenant}); err != nil {
+		r.cfg.Log.Error("accrued cost not refreshed", "tenant", tenant, "err", err) // the next refresh will
+	}
+	return invoice, nil
 }
 
 func (r *Run) cut(ctx context.Context, tenant metering.TenantID, at, closed time.Time) (*invoicing.Invoice, error) {
 	at = at.UTC().Truncate(time.Millisecond)
 	for lost := 0; ; {
-		s, err := r.Books.Standing(ctx, tenant)
+		s, err := r.cfg.Books.Standing(ctx, tenant)
 		if err != nil {
 			return nil, err
 		}
@@ -169,7 +172,7 @@ func (r *Run) cut(ctx context.Context, tenant metering.TenantID, at, closed time
 
 // cutBefore is the invoice of a cut that was made already.
 func (r *Run) cutBefore(ctx context.Context, s invoicedb.Standing, at time.Time) (*invoicing.Invoice, error) {
-	invoice, err := r.Books.InvoiceOf(ctx, s.Tenant, at)
+	invoice, err := r.cfg.Books.InvoiceOf(ctx, s.Tenant, at)
 	if errors.Is(err, invoicing.ErrNotFound) {
 		return nil, fmt.Errorf("cut %s at %s: %w, %s", s.Tenant, at.Format(time.RFC3339Nano), invoicing.ErrCutOrder, s.Last.Cut.Format(time.RFC3339Nano))
 	}
@@ -204,14 +207,14 @@ func (r *Run) closeNext(ctx context.Context, s invoicedb.Standing, at, closed ti
 	if err != nil {
 		return nil, false, err
 	}
-	if err := r.Books.Close(ctx, c, m.segments, invoice); err != nil {
+	if err := r.cfg.Books.Close(ctx, c, m.segments, invoice); err != nil {
 		return nil, false, err
 	}
 	number := ""
 	if invoice != nil {
 		number = invoice.Number
 	}
-	r.Log.Info("period cut", "tenant", s.Tenant, "seq", c.Seq, "cut", cut, "invoice", number, "unrated", len(m.unrated))
+	r.cfg.Log.Info("period cut", "tenant", s.Tenant, "seq", c.Seq, "cut", cut, "invoice", number, "unrated", len(m.unrated))
 	return invoice, cut.Equal(at), nil
 }
 

@@ -149,13 +149,17 @@ func houseOn(t testing.TB, pool *pgxpool.Pool, readings *readings) *house {
 	return h
 }
 
-// at is an instant in Berlin.
-func at(s string) time.Time {
+var berlin = func() *time.Location {
 	zone, err := time.LoadLocation("Europe/Berlin")
 	if err != nil {
 		panic(err)
 	}
-	t, err := time.ParseInLocation("2006-01-02 15:04", s, zone)
+	return zone
+}()
+
+// at is an instant in Berlin.
+func at(s string) time.Time {
+	t, err := time.ParseInLocation("2006-01-02 15:04", s, berlin)
 	if err != nil {
 		panic(err)
 	}
@@ -177,7 +181,7 @@ func (h *house) tenant(id metering.TenantID) metering.TenantID {
 func (h *house) tenantOn(id metering.TenantID, plan string) metering.TenantID {
 	h.t.Helper()
 	h.check(h.books.CreateAccount(context.Background(), invoicing.Account{
-		Tenant: id, Currency: "EUR", Plan: plan, Zone: "Europe/Berlin", Created: at("2026-10-01 00:00"),
+		Tenant: id, Currency: "EUR", Plan: plan, Zone: berlin, Created: at("2026-10-01 00:00"),
 	}))
 	return id
 }
@@ -546,5 +550,3 @@ func TestAnySchedule(t *testing.T) {
 		h.audit(ten)
 	})
 }
-
-var berlin, _ = time.LoadLocation("Europe/Berlin")

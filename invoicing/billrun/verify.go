@@ -21,7 +21,7 @@ type Verification struct {
 // plan versions of its periods and the lines of earlier invoices, and compares.
 // The error wraps invoicing.ErrNotFound.
 func (r *Run) Verify(ctx context.Context, number string) (Verification, error) {
-	issued, err := r.Books.Find(ctx, number)
+	issued, err := r.cfg.Books.Find(ctx, number)
 	if err != nil {
 		return Verification{}, err
 	}
@@ -36,19 +36,19 @@ func (r *Run) Verify(ctx context.Context, number string) (Verification, error) {
 
 // again is the invoice as the books before it and its closing readings give it.
 func (r *Run) again(ctx context.Context, issued *invoicing.Invoice, v *Verification) (*invoicing.Invoice, error) {
-	closing, err := r.Books.Closing(ctx, invoicedb.Position{Tenant: issued.Tenant, Seq: issued.Seq})
+	closing, err := r.cfg.Books.Closing(ctx, invoicedb.Position{Tenant: issued.Tenant, Seq: issued.Seq})
 	if err != nil {
 		return nil, err
 	}
-	s, err := r.Books.Standing(ctx, issued.Tenant)
+	s, err := r.cfg.Books.Standing(ctx, issued.Tenant)
 	if err != nil {
 		return nil, err
 	}
-	if s.Last, err = r.Books.Closing(ctx, invoicedb.Position{Tenant: issued.Tenant, Seq: issued.Seq - 1}); err != nil {
+	if s.Last, err = r.cfg.Books.Closing(ctx, invoicedb.Position{Tenant: issued.Tenant, Seq: issued.Seq - 1}); err != nil {
 		return nil, err
 	}
 	s.Account.Tax = issued.TaxRule // frozen on the invoice
-	segments, err := r.Books.SegmentsOf(ctx, invoicedb.Position{Tenant: issued.Tenant, Seq: issued.Seq})
+	segments, err := r.cfg.Books.SegmentsOf(ctx, invoicedb.Position{Tenant: issued.Tenant, Seq: issued.Seq})
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +76,7 @@ func (r *Run) again(ctx context.Context, issued *invoicing.Invoice, v *Verificat
 
 // join checks that each closing reading begins where the one before it ended.
 func (r *Run) join(ctx context.Context, s invoicedb.Standing, segments []invoicing.Segment, v *Verification) error {
-	billed, err := r.Books.Billed(ctx, []invoicedb.Position{{Tenant: s.Tenant, Seq: s.Last.Seq}})
+	billed, err := r.cfg.Books.Billed(ctx, []invoicedb.Position{{Tenant: s.Tenant, Seq: s.Last.Seq}})
 	if err != nil {
 		return err
 	}
@@ -86,7 +86,7 @@ func (r *Run) join(ctx context.Context, s invoicedb.Standing, segments []invoici
 			ids = append(ids, metering.EpochID(g.ID))
 		}
 	}
-	opened, err := r.Epochs.Known(ctx, ids)
+	opened, err := r.cfg.Epochs.Known(ctx, ids)
 	if err != nil {
 		return err
 	}

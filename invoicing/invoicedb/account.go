@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -35,7 +36,7 @@ func (s *Store) CreateAccount(ctx context.Context, a invoicing.Account) error {
 	if err := a.Check(); err != nil {
 		return err
 	}
-	_, err := s.pool.Exec(ctx, createAccountSQL, a.Tenant, a.Currency, a.Plan, a.Zone, a.CreditLimit.Minor,
+	_, err := s.pool.Exec(ctx, createAccountSQL, a.Tenant, a.Currency, a.Plan, a.Zone.String(), a.CreditLimit.Minor,
 		a.Tax.Category, a.Tax.PercentMilli, a.Created.UTC())
 	if err != nil {
 		return fmt.Errorf("create account %s: %w", a.Tenant, err)
@@ -111,15 +112,34 @@ func (s *Store) standings(ctx context.Context, query string, args ...any) ([]Sta
 
 func scanStanding(row pgx.CollectableRow) (s Standing, err error) {
 	var start, end, cut, unsettled, closed *time.Time
+	var zone string
 	l := &s.Last
-	err = row.Scan(&s.Tenant, &s.Currency, &s.Plan, &s.Zone, &s.CreditLimit.Minor, &s.Tax.Category, &s.Tax.PercentMilli, &s.Created,
+	err = row.Scan(&s.Tenant, &s.Currency, &s.Plan, &zone, &s.CreditLimit.Minor, &s.Tax.Category, &s.Tax.PercentMilli, &s.Created,
 		&l.Seq, &start, &end, &cut, &l.Plan, &l.PlanVersion, &unsettled, &closed)
+	if err == nil {
+		s.Zone, err = location(zone)
+	}
 	s.CreditLimit.Currency = s.Currency
 	s.Created = s.Created.UTC()
 	l.Tenant = s.Tenant
 	l.Period = metering.Window{Start: utc(start), End: utc(end)}
 	l.Cut, l.Unsettled, l.Closed = utc(cut), utc(unsettled), utc(closed)
 	return s, err
+}
+
+// zones are the time zones loaded so far, by name: few, and slow to read.
+var zones sync.Map
+
+func location(name string) (*time.Location, error) {
+	if zone, ok := zones.Load(name); ok {
+		return zone.(*time.Location), nil
+	}
+	zone, err := time.LoadLocation(name)
+	if err != nil {
+		return nil, fmt.Errorf("billing zone: %w", err)
+	}
+	zones.Store(name, zone)
+	return zone, nil
 }
 
 // utc is a nullable time of Postgres; NULL is the zero time.

@@ -59,10 +59,10 @@ SET as_of = n.as_of, closing = n.closing, amount = n.amount,
 FROM unnest($1::text[], $2::timestamptz[], $3::integer[], $4::bigint[], $5::bigint[], $6::bigint[])
     AS n (tenant, as_of, closing, amount, burn_nano, revision)
 JOIN locked USING (tenant)
-WHERE t.tenant = n.tenant AND t.as_of <= n.as_of AND t.closing <= n.closing`
+WHERE t.tenant = n.tenant AND (t.closing, t.as_of) <= (n.closing, n.as_of)`
 
-// SaveAccrued refreshes the cache, in one statement. An older snapshot changes
-// nothing. Where an admission came after Revisions the greater burn stays.
+// SaveAccrued refreshes the cache, in one statement. A snapshot of before the
+// closing or the time of the one that is there changes nothing. Where an admission came after Revisions the greater burn stays.
 func (s *Store) SaveAccrued(ctx context.Context, all []Snapshot) error {
 	var tenants []string
 	var asOf []time.Time
@@ -158,8 +158,8 @@ func (s *Store) CreditCheck(ctx context.Context, tx pgx.Tx, tenant metering.Tena
 	if more < 0 {
 		return fmt.Errorf("admit %s: burn %d is negative", tenant, more)
 	}
-	// Taking the row first makes the next statement see what the admission before it added.
-	if _, err := tx.Exec(ctx, addBurnSQL, tenant, int64(more)); err != nil {
+	// Locking the row first makes the next statement see what the admission before added.
+	if _, err := tx.Exec(ctx, `SELECT FROM tenant_accrued WHERE tenant = $1 FOR UPDATE`, tenant); err != nil {
 		return fmt.Errorf("admit %s: %w", tenant, err)
 	}
 	st, err := credit(ctx, tx, tenant, now)
@@ -172,13 +172,16 @@ func (s *Store) CreditCheck(ctx context.Context, tx pgx.Tx, tenant metering.Tena
 	case age > AccruedMaxAge:
 		return fmt.Errorf("%w: %s old; metering is behind, try again later", invoicing.ErrAccruedStale, age.Round(time.Second))
 	}
-	need, err := st.burn.Over(ahead, st.Available.Currency)
+	need, err := (st.burn + more).Over(ahead, st.Available.Currency)
 	if err != nil {
 		return fmt.Errorf("admit %s: %w", tenant, err)
 	}
 	if st.Available.Minor < need.Minor {
 		return fmt.Errorf("%w: %s %s available, %s %s needed for the next %s of all that runs", invoicing.ErrNoCredit,
 			st.Available, st.Available.Currency, need, need.Currency, ahead)
+	}
+	if _, err := tx.Exec(ctx, addBurnSQL, tenant, int64(more)); err != nil {
+		return fmt.Errorf("admit %s: %w", tenant, err)
 	}
 	return nil
 }

@@ -38,7 +38,7 @@ func newStore(t *testing.T) (*invoicedb.Store, *pgxpool.Pool) {
 
 func account(t *testing.T, s *invoicedb.Store, tenant metering.TenantID, limit int64) invoicing.Account {
 	t.Helper()
-	a := invoicing.Account{Tenant: tenant, Currency: "EUR", Plan: "standard", Zone: "UTC", CreditLimit: eur(limit),
+	a := invoicing.Account{Tenant: tenant, Currency: "EUR", Plan: "standard", Zone: time.UTC, CreditLimit: eur(limit),
 		Tax: invoicing.TaxRule{Category: invoicing.TaxStandard, PercentMilli: 19_000}, Created: begin}
 	if err := s.CreateAccount(t.Context(), a); err != nil {
 		t.Fatal(err)
@@ -193,17 +193,24 @@ func TestCreditCheck(t *testing.T) {
 	if admitted != 2 {
 		t.Errorf("24.00 carry %d instances of 9.60 a day, want 2", admitted)
 	}
-	if err := s.TopUp(ctx, "ten_1", eur(500), "bank", begin); err != nil {
-		t.Fatal(err)
-	}
-	if err := admit(begin.Add(16 * time.Minute)); !errors.Is(err, invoicing.ErrAccruedStale) {
-		t.Errorf("a cache of 16 minutes: got %v", err)
-	}
-	if err := admit(begin.Add(15 * time.Minute)); !errors.Is(err, invoicing.ErrNoCredit) {
-		t.Errorf("28.80 for the day and 0.20 burnt in 15 minutes of 29.00: got %v", err)
-	}
-	if err := admit(begin.Add(14 * time.Minute)); !errors.Is(err, invoicing.ErrNoCredit) {
-		t.Errorf("14 minutes round up to 0.19: got %v", err)
+	// A third needs 28.80 for the day; the two burn 0.20 in 15 minutes.
+	quarter := begin.Add(15 * time.Minute)
+	for _, c := range []struct {
+		topUp money.Amount
+		at    time.Time
+		want  error
+	}{
+		{eur(499), quarter, invoicing.ErrNoCredit},
+		{eur(1), quarter.Add(time.Second), invoicing.ErrAccruedStale},
+		{eur(100), quarter, nil},
+		{eur(1), quarter, invoicing.ErrNoCredit},
+	} {
+		if err := s.TopUp(ctx, "ten_1", c.topUp, c.at.String()+c.topUp.String(), begin); err != nil {
+			t.Fatal(err)
+		}
+		if err := admit(c.at); !errors.Is(err, c.want) {
+			t.Errorf("after %s more, at %s: got %v, want %v", c.topUp, c.at, err, c.want)
+		}
 	}
 }
 
@@ -249,8 +256,8 @@ func TestAccountsThatCannotBe(t *testing.T) {
 	good := account(t, s, "ten_1", 0)
 	for name, change := range map[string]func(*invoicing.Account){
 		"no plan":        func(a *invoicing.Account) { a.Plan = "" },
-		"zone":           func(a *invoicing.Account) { a.Zone = "Berlin" },
-		"no zone":        func(a *invoicing.Account) { a.Zone = "" },
+		"no zone":        func(a *invoicing.Account) { a.Zone = nil },
+		"local zone":     func(a *invoicing.Account) { a.Zone = time.Local },
 		"limit currency": func(a *invoicing.Account) { a.CreditLimit.Currency = "USD" },
 		"negative limit": func(a *invoicing.Account) { a.CreditLimit.Minor = -1 },
 		"tax":            func(a *invoicing.Account) { a.Tax.PercentMilli = -1 },

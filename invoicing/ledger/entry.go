@@ -49,7 +49,6 @@ const (
 	KindInvoice Kind = "invoice" // an invoice was issued
 	KindCredit  Kind = "credit"  // promotional and prepaid credit paid an invoice
 	KindPromo   Kind = "promo"   // promotional credit was granted
-	KindExpiry  Kind = "expiry"  // promotional credit expired
 	KindTopUp   Kind = "top-up"  // the tenant paid ahead
 )
 
