@@ -571,3 +571,89 @@ func TestUnusableStateFileIsPutAside(t *testing.T) {
 		t.Errorf("the broken file was not kept: %v", err)
 	}
 }
+
+// When the state before and after a time that nobody watched differ, that time
+// counts as paused, which costs less.
+func TestStateThatChangedUnwatchedCountsAsPaused(t *testing.T) {
+	for _, c := range []struct {
+		name           string
+		before, during func(h *agenttest.Host, id metering.InstanceID) error
+	}{
+		{"paused meanwhile", func(*agenttest.Host, metering.InstanceID) error { return nil }, (*agenttest.Host).Pause},
+		{"resumed meanwhile", (*agenttest.Host).Pause, (*agenttest.Host).Resume},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBench(t)
+			b.boot(1)
+			b.run(10 * time.Second)
+			b.must(c.before(b.host, vm))
+			b.full()
+			b.kill()
+			b.host.Advance(4 * time.Second)
+			b.must(c.during(b.host, vm))
+			b.host.Advance(3 * time.Second)
+			b.start()
+			b.full()
+			b.receive()
+			got, bridged := b.got(b.host.Truths()[0].Epoch.ID)
+			if got[metering.RunningMS] != 10_000 || got[metering.PausedMS] != 7_000 || bridged != 0 {
+				t.Errorf("running %d, paused %d, bridged %d ms; want 10000, 7000, 0",
+					got[metering.RunningMS], got[metering.PausedMS], bridged)
+			}
+		})
+	}
+}
+
+// A sample read before a pause says nothing about the time after it.
+func TestStaleSampleDoesNotResume(t *testing.T) {
+	b := newBench(t)
+	b.boot(1)
+	b.run(5 * time.Second)
+	stale, err := b.host.Sample(t.Context())
+	b.must(err)
+	b.host.Advance(10 * time.Millisecond)
+	b.must(b.host.Pause(vm))
+	b.rig.TakeSamples(stale)
+	b.host.Advance(400 * time.Millisecond)
+	b.must(b.host.Resume(vm))
+	b.full()
+	b.check(0)
+}
+
+// A loop that turns late still takes the boundary's round, and the later one.
+func TestLateLoopTakesTheBoundaryBeforeALaterRound(t *testing.T) {
+	b := newBench(t)
+	b.boot(1)
+	b.run(4*time.Minute + 55*time.Second) // last round at 4:50
+	b.full()
+	b.host.Advance(18 * time.Second) // past 5:00 and 5:10
+	b.rig.Tick()
+	b.receive()
+	var at []time.Time
+	for _, r := range b.readings {
+		if r.At.After(noon.Add(299 * time.Second)) {
+			at = append(at, r.At)
+		}
+	}
+	if want := []time.Time{noon.Add(300 * time.Second), noon.Add(310 * time.Second)}; !slices.EqualFunc(at[:min(2, len(at))], want, time.Time.Equal) {
+		t.Errorf("readings at %v, want them to begin with %v", at, want)
+	}
+	b.full()
+	b.check(0)
+}
+
+// The event of a start that comes after a sample already showed the process does
+// not begin it anew.
+func TestLateStartEvent(t *testing.T) {
+	b := newBench(t)
+	b.deaf = true
+	b.boot(1)
+	started := b.host.Now().Wall
+	b.full()
+	b.deaf = false
+	b.must(b.host.SetHung(vm, true)) // no sample sets it right
+	b.rig.Event(agent.Event{ID: vm, Kind: agent.EventStarted, At: started})
+	b.host.Advance(3 * time.Second)
+	b.must(b.host.Crash(vm))
+	b.check(0, counters...)
+}

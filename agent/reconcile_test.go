@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,19 +20,27 @@ import (
 type yard struct {
 	host *agenttest.Host
 	agent.Reconciler
+
+	mu  sync.Mutex
 	log []string // what was done, in order
+}
+
+func (y *yard) did(what string) {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	y.log = append(y.log, what)
 }
 
 func reconciling(t *testing.T, f func(t *testing.T, y *yard)) {
 	synctest.Test(t, func(t *testing.T) {
 		y := &yard{host: agenttest.NewLive(1)}
 		y.Reconciler = agent.NewReconciler(y.host, y.host.Now, slog.New(slog.DiscardHandler), func(context.Context) error {
-			y.log = append(y.log, "full reading")
+			y.did("full reading")
 			return nil
 		})
 		ctx, cancel := context.WithCancel(t.Context())
 		go y.host.Watch(ctx, func(e agent.Event) {
-			y.log = append(y.log, string(e.Kind))
+			y.did(string(e.Kind))
 			y.Look()
 		})
 		synctest.Wait()
