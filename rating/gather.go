@@ -50,38 +50,54 @@ type gatherer struct {
 	index     map[stretchKey]*stretch
 	stretches []*stretch
 	slab      []stretch
-	current   *stretch
+	endUnix   int64            // of the period
+	current   *stretch         // the last one, where no time class divides its rate
+	tail      *metering.Window // its last window
 }
 
 // slabSize is how many stretches are allocated at once.
 const slabSize = 32
 
 func (g *gatherer) add(u *metering.Usage) error {
+	if g.follows(u) {
+		g.current.measured = g.current.measured.Add(u.Quantity)
+		g.tail.End = u.Window.End
+		return nil
+	}
 	if !u.Window.End.After(u.Window.Start) {
 		return u.Window.Check()
 	}
 	if u.Window.Start.Before(g.period.Start) || u.Window.End.After(g.period.End) {
 		return fmt.Errorf("window %s is not wholly inside the period %s", u.Window, g.period)
 	}
-	s := g.current
-	if s == nil || len(s.fit.timelines) > 0 || u.Resource != s.resource || u.Start != s.start ||
-		u.Meter != s.fit.meter || u.Labels != s.fit.labels {
-		var err error
-		if s, err = g.find(u); err != nil {
-			return err
-		}
-		g.current = s
+	s, err := g.find(u)
+	if err != nil {
+		return err
 	}
 	s.measured = s.measured.Add(u.Quantity)
-	if u.Before != (metering.Quantity{}) {
-		s.before = larger(s.before, u.Before)
-	}
+	s.before = larger(s.before, u.Before)
 	if n := len(s.windows); n > 0 && s.windows[n-1].End.Equal(u.Window.Start) {
 		s.windows[n-1].End = u.Window.End
 	} else {
 		s.windows = append(s.windows, u.Window)
 	}
+	g.current = nil
+	if len(s.fit.timelines) == 0 {
+		g.current, g.tail = s, &s.windows[len(s.windows)-1]
+	}
 	return nil
+}
+
+// follows reports whether the usage continues the last window of the current
+// stretch, well inside the period. All else takes the longer way.
+func (g *gatherer) follows(u *metering.Usage) bool {
+	s := g.current
+	if s == nil || u.Window.Start != g.tail.End || u.Before != s.before {
+		return false
+	}
+	end := u.Window.End.Unix()
+	return end > g.tail.End.Unix() && end < g.endUnix &&
+		u.Resource == s.resource && u.Start == s.start && u.Meter == s.fit.meter && u.Labels == s.fit.labels
 }
 
 // find is the stretch the usage belongs to.

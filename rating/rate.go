@@ -1,11 +1,9 @@
 package rating
 
 import (
-	"cmp"
 	"fmt"
 	"math/big"
 	"slices"
-	"strings"
 
 	"github.com/usance/usance/metering"
 	"github.com/usance/usance/rating/money"
@@ -37,14 +35,15 @@ func (e *UsageError) Unwrap() error { return e.Err }
 
 // Rate is Plan.Rate for the rater's plan and period.
 func (r *Rater) Rate(usage []metering.Usage) (*Result, error) {
-	g := gatherer{Rater: r, fits: make(map[fitKey]*fit), index: make(map[stretchKey]*stretch)}
+	g := gatherer{Rater: r, endUnix: r.period.End.Unix(), fits: make(map[fitKey]*fit), index: make(map[stretchKey]*stretch, min(len(usage), 1024))}
 	for i := range usage {
 		if err := g.add(&usage[i]); err != nil {
 			return nil, &UsageError{i, fmt.Errorf("%s of %s: %w", usage[i].Meter, usage[i].Resource, err)}
 		}
 	}
-	c := charging{Rater: r, result: Result{Plan: r.plan, Period: r.period}, tenant: make([]*pool, len(r.rates))}
 	all := g.sorted()
+	c := charging{Rater: r, own: make([]pool, len(r.rates)), tenant: make([]pool, len(r.rates))}
+	c.result = Result{Plan: r.plan, Period: r.period, Charges: make([]Charge, 0, len(all))}
 	for rest := all; len(rest) > 0; {
 		n := 1
 		for n < len(rest) && rest[n].resource == rest[0].resource {
@@ -53,14 +52,12 @@ func (r *Rater) Rate(usage []metering.Usage) (*Result, error) {
 		c.resource(rest[:n])
 		rest = rest[n:]
 	}
-	for _, p := range c.tenant {
-		if p != nil {
-			c.close(p, all)
-		}
+	resources := len(c.result.Charges)
+	c.close(c.tenant, all)
+	if len(c.result.Charges) > resources {
+		// Resources came by id, and their rates in the plan's order; pools go first.
+		c.result.Charges = slices.Concat(c.result.Charges[resources:], c.result.Charges[:resources])
 	}
-	slices.SortStableFunc(c.result.Charges, func(a, b Charge) int {
-		return cmp.Or(strings.Compare(string(a.Resource), string(b.Resource)), cmp.Compare(a.index, b.index))
-	})
 	return &c.result, nil
 }
 
@@ -68,12 +65,15 @@ func (r *Rater) Rate(usage []metering.Usage) (*Result, error) {
 type charging struct {
 	*Rater
 	result Result
-	tenant []*pool // by rate: the pools over the tenant
+	own    []pool  // by rate, of the resource at hand
+	tenant []pool  // by rate, over the tenant
+	starts []Start // room for the first start of each charge
+	parts  []Part  // room for the parts of some charges
 }
 
 // pool is a charge in the making: everything that is added up before steps and cap.
 type pool struct {
-	rate      *priced
+	used      bool
 	charge    Charge
 	resources uint64 // how many have usage here
 	latest    metering.ResourceID
@@ -81,27 +81,22 @@ type pool struct {
 
 // resource adds all usage of one resource.
 func (c *charging) resource(stretches []*stretch) {
-	own := make([]*pool, len(c.rates))
 	for rest := stretches; len(rest) > 0; {
 		n := 1
 		for n < len(rest) && rest[n].fit.meter == rest[0].fit.meter && rest[n].start == rest[0].start {
 			n++
 		}
-		c.start(rest[:n], own)
+		c.start(rest[:n])
 		rest = rest[n:]
 	}
-	for _, p := range own {
-		if p != nil {
-			c.close(p, stretches)
-		}
-	}
+	c.close(c.own, stretches)
 }
 
 // start adds the stretches of one start of one meter, as far as a rate fits.
 // Minimum and granularity count its whole life: G(before + q) − G(before) is
 // billable, where what G added in earlier periods covers usage from its first
 // on, and what it adds now falls to the rate in force at the end.
-func (c *charging) start(stretches []*stretch, own []*pool) {
+func (c *charging) start(stretches []*stretch) {
 	var last *stretch
 	var before, measured metering.Quantity
 	for _, s := range stretches {
@@ -132,7 +127,7 @@ func (c *charging) start(stretches []*stretch, own []*pool) {
 		if s == last {
 			entry.Added = added
 		}
-		c.pool(s, own).add(entry)
+		c.pool(s).add(entry)
 	}
 }
 
@@ -156,17 +151,22 @@ func (c *charging) unrated(s *stretch) {
 	c.result.Unrated = append(list, u)
 }
 
+// room is how many starts and parts are allocated at once.
+const room = 64
+
 // pool is where the stretch's rate adds it up.
-func (c *charging) pool(s *stretch, own []*pool) *pool {
-	pools, resource := own, s.resource
+func (c *charging) pool(s *stretch) *pool {
+	p, resource := &c.own[s.rate], s.resource
 	if c.rates[s.rate].Pool == PoolTenant {
-		pools, resource = c.tenant, ""
+		p, resource = &c.tenant[s.rate], ""
 	}
-	p := pools[s.rate]
-	if p == nil {
-		rate := &c.rates[s.rate]
-		p = &pool{rate: rate, charge: Charge{Rate: rate.Rate, Resource: resource, index: s.rate}}
-		pools[s.rate] = p
+	if !p.used {
+		if len(c.starts) == 0 {
+			c.starts = make([]Start, room)
+		}
+		p.used = true
+		p.charge = Charge{Rate: c.rates[s.rate].Rate, Resource: resource, index: s.rate, Starts: c.starts[:0:1]}
+		c.starts = c.starts[1:]
 	}
 	return p
 }
@@ -182,24 +182,44 @@ func (p *pool) add(s Start) {
 	c.Starts = append(c.Starts, s)
 }
 
-// close computes the charge of a pool; stretches is the usage that allowances
-// per instance-month and shares of flavors follow from.
-func (c *charging) close(p *pool, stretches []*stretch) {
+// close computes the charges of pools and empties them; stretches is the usage
+// that allowances per instance-month and shares of flavors follow from.
+func (c *charging) close(pools []pool, stretches []*stretch) {
+	for i := range pools {
+		if !pools[i].used {
+			continue
+		}
+		c.price(&pools[i], stretches)
+		c.result.Charges = append(c.result.Charges, pools[i].charge)
+		pools[i] = pool{}
+	}
+}
+
+// price goes from what is billable to what it costs.
+func (c *charging) price(p *pool, stretches []*stretch) {
+	charge, rate := &p.charge, &c.rates[p.charge.index]
 	share, whole := metering.Thousandths(1), metering.Thousandths(1)
-	if p.rate.prorates() {
+	if rate.prorates() {
 		share, whole = p.share(stretches)
 	}
-	charge := &p.charge
-	charge.Allowed = p.rate.allowance(c.Rater, p.resources, share, whole, stretches)
+	charge.Allowed = rate.allowance(c.Rater, p.resources, share, whole, stretches)
 	charge.Included = smaller(charge.Allowed, charge.Billable)
-	charge.Parts = p.rate.parts(charge.Billable.Sub(charge.Included))
-	if p.rate.Cap.Set {
-		charge.Bound = p.rate.bound(charge.Parts, share, whole)
+	if cap(c.parts) < len(rate.steps) {
+		c.parts = make([]Part, 0, room+len(rate.steps))
+	}
+	charge.Parts = rate.parts(c.parts[:0], charge.Billable.Sub(charge.Included))
+	charge.Parts = charge.Parts[:len(charge.Parts):len(charge.Parts)]
+	c.parts = c.parts[len(charge.Parts):cap(c.parts)]
+	if rate.Cap.Set {
+		charge.Bound = rate.bound(charge.Parts, share, whole)
 	}
 	for i := range charge.Parts {
-		charge.Exact = charge.Exact.Add(charge.Parts[i].Exact).Sub(charge.Parts[i].Allowance)
+		part := &charge.Parts[i]
+		charge.Exact = charge.Exact.Add(part.Exact)
+		if !part.Allowance.IsZero() {
+			charge.Exact = charge.Exact.Sub(part.Allowance)
+		}
 	}
-	c.result.Charges = append(c.result.Charges, *charge)
 }
 
 // share is the part of the resource that the pool's flavors have, by running
@@ -207,10 +227,13 @@ func (c *charging) close(p *pool, stretches []*stretch) {
 // where running time does not tell of all of them.
 func (p *pool) share(stretches []*stretch) (share, whole metering.Quantity) {
 	one := metering.Thousandths(1)
+	if len(stretches) == 1 {
+		return one, one
+	}
 	var mine, all, ran []string
 	for _, s := range stretches {
 		flavor := s.fit.labels.Flavor
-		if s.fit.meter == p.rate.Meter {
+		if s.fit.meter == p.charge.Rate.Meter {
 			all = append(all, flavor)
 			if s.rate == p.charge.index {
 				mine = append(mine, flavor)
@@ -223,7 +246,7 @@ func (p *pool) share(stretches []*stretch) (share, whole metering.Quantity) {
 	basis := metering.InstanceRunning
 	for _, flavor := range all {
 		if !slices.Contains(ran, flavor) {
-			basis = p.rate.Meter
+			basis = p.charge.Rate.Meter
 		}
 	}
 	for _, s := range stretches {
@@ -261,20 +284,20 @@ func (r *priced) allowance(rater *Rater, resources uint64, share, whole metering
 	return part(r.included, share, whole)
 }
 
-// parts prices a quantity by the rate's steps.
-func (r *priced) parts(q metering.Quantity) []Part {
+// parts prices a quantity by the rate's steps, appending to an empty slice.
+func (r *priced) parts(parts []Part, q metering.Quantity) []Part {
+	last := len(r.steps) - 1
 	if r.Tiers == Volume {
-		for i := range r.steps {
-			if i == len(r.steps)-1 || q.Cmp(r.steps[i].upTo) <= 0 {
-				return []Part{r.part(i, q)}
-			}
+		i := 0
+		for i < last && q.Cmp(r.steps[i].upTo) > 0 {
+			i++
 		}
+		return append(parts, r.part(i, q))
 	}
-	parts := make([]Part, 0, len(r.steps))
 	var from metering.Quantity
 	for i := range r.steps {
 		here := q.Sub(from)
-		if i < len(r.steps)-1 {
+		if i < last {
 			here = smaller(q, r.steps[i].upTo).Sub(from)
 		}
 		if here.IsZero() && i > 0 {

@@ -167,7 +167,7 @@ func (p *Plan) CapBelowMinimum(r *Rate) (bool, error) {
 		return false, nil
 	}
 	one := metering.Thousandths(1)
-	parts := rate.parts(rate.minimum)
+	parts := rate.parts(nil, rate.minimum)
 	rate.bound(parts, one, one)
 	for _, p := range parts {
 		if p.Allowance.Sign() > 0 {
