@@ -109,18 +109,24 @@ type InvoiceJSON struct {
 	Due      string            `json:"due"`
 }
 
-// InvoiceLineJSON is one line item: quantity × price − allowance = exact, less
-// what earlier cuts of the same period billed, rounded once to amount.
+// InvoiceLineJSON is one line item: quantity × price − allowance = exact, which
+// is this invoice's part; billed_exact + exact, rounded once, less billed is the
+// amount. Quantities have at most 9 decimals and exact amounts 12; further ones
+// are rounded away here alone.
 type InvoiceLineJSON struct {
-	Description string `json:"description"`
-	Rate        string `json:"rate"`
-	Meter       string `json:"meter"`
-	Quantity    string `json:"quantity"`
-	Unit        string `json:"unit"`
-	Price       string `json:"price"`  // per unit
-	Exact       string `json:"exact"`  // before rounding, of the whole period so far
-	Billed      string `json:"billed"` // what earlier cuts of the period billed of it
-	Amount      string `json:"amount"`
+	Description string    `json:"description"`
+	Rate        string    `json:"rate"`
+	Meter       string    `json:"meter"`
+	Start       time.Time `json:"period_start"` // the period the usage lies in; an earlier one for late usage
+	End         time.Time `json:"period_end"`
+	Quantity    string    `json:"quantity"`
+	Unit        string    `json:"unit"`
+	Price       string    `json:"price"`        // per unit
+	Allowance   string    `json:"allowance"`    // what a cap takes off
+	Exact       string    `json:"exact"`        // before rounding
+	BilledExact string    `json:"billed_exact"` // what earlier cuts of the period have of the line, before rounding
+	Billed      string    `json:"billed"`       // the same, rounded
+	Amount      string    `json:"amount"`
 }
 
 // Problem is an error as RFC 9457 has it, with a code for programs.

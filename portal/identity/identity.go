@@ -45,8 +45,10 @@ const (
 	sessionLifetime   = 14 * 24 * time.Hour // then a user signs in again
 	minPasswordLength = 8
 	maxPasswordLength = 1000 // more is refused: hashing costs by length
-	pageLimit         = 200  // tenants in a page; more are cut to it
 )
+
+// PageLimit is how many tenants Tenants returns at most; a larger limit is lowered to it.
+const PageLimit = 200
 
 // hashing is argon2id with 19 MiB and 2 passes, about 50 ms of one core.
 var hashing = &argon2id.Params{Memory: 19 << 10, Iterations: 2, Parallelism: 1, SaltLength: 16, KeyLength: 32}
@@ -141,7 +143,7 @@ func (s *Store) Tenants(ctx context.Context, email string, after metering.Tenant
 		WHERE t.id > $1 AND ($2 = '' OR lower(u.email) = lower($2))
 		ORDER BY t.id, u.created_at
 		LIMIT $3`
-	rows, err := s.pool.Query(ctx, query, after, email, min(limit, pageLimit))
+	rows, err := s.pool.Query(ctx, query, after, email, min(limit, PageLimit))
 	if err != nil {
 		return nil, fmt.Errorf("list tenants: %w", err)
 	}
@@ -278,3 +280,6 @@ func digestOf(secret string) []byte {
 	d := sha256.Sum256([]byte(secret))
 	return d[:]
 }
+
+// Ping reports whether the database answers.
+func (s *Store) Ping(ctx context.Context) error { return s.pool.Ping(ctx) }
