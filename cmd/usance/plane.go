@@ -189,7 +189,7 @@ func (p *plane) serve(ctx context.Context, cfg config, admission *pgxpool.Pool, 
 		TLSConfig: p.ca.ServerConfig(cfg.names()...),
 	}))
 	s.run(ctx, serveHTTP(p.log, "portal", pages, &http.Server{Handler: portal.New(portal.Config{
-		Identity: p.people, Compute: p.compute, Readings: p.readings, Plans: p.plans, Invoices: p.books,
+		Identity: p.people, Compute: p.compute, Readings: p.readings, Epochs: p.epochs, Plans: p.plans, Invoices: p.books,
 		Accrued: func(ctx context.Context, tenant metering.TenantID) (invoicing.Accrued, error) {
 			return p.bills.Accrued(ctx, tenant, time.Now())
 		},
