@@ -261,8 +261,7 @@ func (a *Agent) status(ctx context.Context) hostapi.Status {
 		Instances:   observed,
 	}
 	if err != nil {
-		// What was observed last may be true no longer.
-		s.Host.HypervisorError, s.Instances = err.Error(), nil
+		s.Host.HypervisorError = err.Error()
 	}
 	return s
 }

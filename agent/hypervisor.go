@@ -17,7 +17,8 @@ type Hypervisor interface {
 	// whose counters could not be read is left out and named in the error, beside
 	// the samples of the others.
 	Sample(ctx context.Context) ([]Sample, error)
-	// Domains lists all defined domains, active or not.
+	// Domains lists all defined domains, active or not. One that could not be
+	// looked at is left out and named in the error, beside the others.
 	Domains(ctx context.Context) ([]Domain, error)
 	// Start makes the domain exist as specified and run. It returns when the
 	// domain runs. Repeating it is harmless.

@@ -51,7 +51,8 @@ type reconciler struct {
 	told     bool // desired was heard at least once
 	records  map[metering.InstanceID]*record
 	observed []hostapi.ObservedInstance
-	err      error // of the last list of domains
+	ended    int   // actions that have ended
+	err      error // why the last list of domains is not complete
 }
 
 func newReconciler(cfg Config, fullReading func(context.Context) error,
@@ -74,7 +75,8 @@ func (r *reconciler) want(d hostapi.Desired) {
 // look makes a pass happen soon.
 func (r *reconciler) look() { poke(r.kick) }
 
-// state is what was last observed, and the revision it answers.
+// state is what was last observed, the revision it answers, and why it is not
+// complete.
 func (r *reconciler) state() (revision uint64, observed []hostapi.ObservedInstance, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -100,18 +102,19 @@ func (r *reconciler) run(ctx context.Context) {
 // pass looks at the host once and begins what has to be done. It returns how long
 // the next pass may take to come.
 func (r *reconciler) pass(ctx context.Context, actions *sync.WaitGroup) time.Duration {
+	r.mu.Lock()
+	ended := r.ended
+	r.mu.Unlock()
 	list, err := r.hypervisor.Domains(ctx)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err != nil {
-		if ctx.Err() == nil && r.err == nil {
-			r.log.Error("the hypervisor's domains cannot be listed", "err", err)
-			r.reported()
-		}
-		r.err = err
+	if ctx.Err() != nil {
 		return reconcileEvery
 	}
-	r.err = nil
+	if r.ended != ended {
+		return 0 // the list may be older than what an action has done meanwhile
+	}
+	r.fail(err)
 	domains := make(map[metering.InstanceID]*Domain, len(list))
 	for i := range list {
 		domains[list[i].ID] = &list[i]
@@ -120,7 +123,7 @@ func (r *reconciler) pass(ctx context.Context, actions *sync.WaitGroup) time.Dur
 	now := time.Now()
 	for _, want := range r.desired.Instances {
 		rec := r.record(want.ID)
-		if rec.doing != "" {
+		if rec.doing != "" || r.unknown(domains[want.ID]) {
 			continue
 		}
 		act := decide(want, domains[want.ID], rec, now)
@@ -135,6 +138,21 @@ func (r *reconciler) pass(ctx context.Context, actions *sync.WaitGroup) time.Dur
 	r.observe(domains)
 	return pause
 }
+
+// fail notes why some or all domains could not be looked at (nil: all could).
+func (r *reconciler) fail(err error) {
+	if err != nil && r.err == nil {
+		r.log.Error("the hypervisor's domains cannot be listed", "err", err)
+	}
+	if (err == nil) != (r.err == nil) {
+		r.reported()
+	}
+	r.err = err
+}
+
+// unknown reports whether a domain that was not listed may exist all the same:
+// nothing is done to it, and nothing said of it.
+func (r *reconciler) unknown(d *Domain) bool { return d == nil && r.err != nil }
 
 func (r *reconciler) record(id metering.InstanceID) *record {
 	rec := r.records[id]
@@ -163,6 +181,7 @@ func (r *reconciler) begin(ctx context.Context, actions *sync.WaitGroup, act act
 		}
 		r.mu.Lock()
 		rec.done(act, err, time.Now())
+		r.ended++
 		r.mu.Unlock()
 		r.look()
 	})
@@ -220,7 +239,7 @@ func (r *reconciler) forget(domains map[metering.InstanceID]*Domain) {
 		wanted[want.ID] = true
 	}
 	for id, rec := range r.records {
-		if !wanted[id] && domains[id] == nil && rec.doing == "" {
+		if !wanted[id] && domains[id] == nil && rec.doing == "" && r.err == nil {
 			delete(r.records, id)
 		}
 	}
@@ -234,8 +253,9 @@ func (r *reconciler) observe(domains map[metering.InstanceID]*Domain) {
 	listed := map[metering.InstanceID]bool{}
 	for _, want := range r.desired.Instances {
 		listed[want.ID] = true
-		o := observe(want, domains[want.ID], r.record(want.ID), now)
-		all = append(all, o)
+		if !r.unknown(domains[want.ID]) {
+			all = append(all, observe(want, domains[want.ID], r.record(want.ID), now))
+		}
 	}
 	for id, d := range domains {
 		if !listed[id] {

@@ -159,6 +159,9 @@ func TestReconcileTriesAgainAfterTheHypervisorWasAway(t *testing.T) {
 		y.host.SetDown(true)
 		y.Want(order(vm, 1, compute.PowerRunning, 1))
 		time.Sleep(time.Minute)
+		if seen := y.Observed(); len(seen) != 0 {
+			t.Errorf("observed %+v while the hypervisor was away, want nothing", seen)
+		}
 		y.host.SetDown(false)
 		time.Sleep(10 * time.Second)
 		y.expect(t, hostapi.ObservedInstance{ID: vm, Generation: 1, State: compute.StateRunning, Start: 1})
