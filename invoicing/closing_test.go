@@ -218,6 +218,13 @@ func (b *books) cut(t rapid.TB, cut, known time.Time) *invoicing.Invoice {
 		if _, err := invoice.Entry(); err != nil {
 			t.Fatal(err)
 		}
+		for _, l := range invoice.Lines {
+			whole, err := money.Round(l.BilledExact.Add(l.Exact).Sub(l.Allowance), "EUR", money.HalfAway)
+			if err != nil || whole.Minor-l.Billed.Minor != l.Amount.Minor {
+				t.Fatalf("%s of %s: %s + %s − %s is %s, billed were %s, the amount is %s (%v)", l.Key, l.Period,
+					l.BilledExact.Text(), l.Exact.Text(), l.Allowance.Text(), whole, l.Billed, l.Amount, err)
+			}
+		}
 		b.lines = append(b.lines, invoice.Lines...)
 		b.invoices = append(b.invoices, invoice)
 	}
@@ -353,7 +360,6 @@ func TestWhatMayFallWaitsForTheLastCut(t *testing.T) {
 	last := b.cut(t, at("2026-11-01 00:00"), at("2026-11-01 00:00"))
 	i := slices.IndexFunc(last.Lines, func(l invoicing.LineItem) bool { return l.Rate == "tx" })
 	want(t, "all of it in the second step", last.Lines[i].Amount, "2.00")
-	// Late usage lowers nothing that was issued: what would be given back waits.
 }
 
 func TestWhatWouldBeGivenBackWaits(t *testing.T) {

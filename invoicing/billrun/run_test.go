@@ -351,6 +351,28 @@ func TestLateUsage(t *testing.T) {
 	h.audit()
 }
 
+func TestWhatWouldBeGivenBackWaits(t *testing.T) {
+	h := newHouse(t)
+	ten := h.tenant("ten_1")
+	e := h.epoch(ten, "ins_1", 1, "small")
+	h.read(ten, e, "2026-10-20 00:00", 0, 100<<10)
+	h.want("October, 100 GiB at 0.10", h.cut(ten, "2026-11-01 00:00").Net, "10.00")
+	h.read(ten, e, "2026-10-31 00:00", 0, 100<<10+1) // late, and all of it falls to 0.05
+	if i := h.cut(ten, "2026-12-01 00:00"); i != nil {
+		t.Errorf("got an invoice of %s, want none while 5.00 would be given back", i.Net)
+	}
+	h.read(ten, e, "2026-12-10 00:00", 600, 100<<10+1)
+	now := at("2026-12-20 00:00")
+	h.check(h.RefreshAccrued(t.Context(), now))
+	c, err := h.books.Credit(t.Context(), nil, ten, now)
+	h.check(err)
+	h.want("accrued", c.Accrued, "2.50")
+	h.want("December less October", h.cut(ten, "2027-01-01 00:00").Net, "2.50")
+	h.read(ten, e, "2027-01-10 00:00", 1200, 100<<10+1)
+	h.want("January, all settled", h.cut(ten, "2027-02-01 00:00").Net, "7.50")
+	h.audit()
+}
+
 func TestConcurrentClosings(t *testing.T) {
 	h := newHouse(t)
 	houses := []*house{h, houseOn(t, h.pool, h.readings)}

@@ -23,7 +23,7 @@ type Snapshot struct {
 	Tenant   metering.TenantID
 	AsOf     time.Time
 	Closing  int   // seq of the tenant's last closing, which Amount counts from
-	Amount   int64 // minor units, rounded up
+	Amount   int64 // minor units
 	Burn     invoicing.Burn
 	Revision int64 // as read by Revisions before what runs was looked up
 }

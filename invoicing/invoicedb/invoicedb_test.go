@@ -129,6 +129,8 @@ func TestTheDatabaseRefuses(t *testing.T) {
 		"removing an invoice":        `DELETE FROM invoices`,
 		"changing a line":            `UPDATE invoice_lines SET amount = 0`,
 		"emptying the ledger":        `TRUNCATE postings`,
+		"adding a line to an invoice": `INSERT INTO invoice_lines SELECT tenant, seq, 2, period_start, period_end, 'x', rate, meter, price, unit,
+			quantity, exact, allowance, 0, billed_exact, billed, '{}', '{}' FROM invoice_lines`,
 		"an unbalanced entry": `WITH e AS (INSERT INTO entries (tenant, kind, at, reference, key) VALUES ('ten_1', 'x', now(), '', 'x') RETURNING id)
 			INSERT INTO postings SELECT id, 1, 'cash', 1, 'EUR' FROM e`,
 		"an entry of two currencies": `WITH e AS (INSERT INTO entries (tenant, kind, at, reference, key) VALUES ('ten_1', 'x', now(), '', 'x') RETURNING id)

@@ -156,6 +156,17 @@ END $$;
 CREATE CONSTRAINT TRIGGER invoice_sums AFTER INSERT ON invoices
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION invoice_sums();
 
+-- Lines are written before their invoice, so that none is added to one that stands.
+CREATE FUNCTION lines_come_first() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT FROM added JOIN invoices USING (tenant, seq)) THEN
+        RAISE EXCEPTION 'a line is added to an issued invoice' USING ERRCODE = 'restrict_violation';
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER lines_come_first AFTER INSERT ON invoice_lines
+    REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION lines_come_first();
+
 -- The ledger. A posting above zero is a debit.
 CREATE TABLE entries (
     id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -228,7 +239,7 @@ CREATE TABLE tenant_accrued (
     tenant    text PRIMARY KEY REFERENCES accounts,
     as_of     timestamptz NOT NULL,
     closing   integer NOT NULL,
-    amount    bigint NOT NULL,               -- minor units, rounded up
+    amount    bigint NOT NULL,               -- minor units
     burn_nano bigint NOT NULL CHECK (burn_nano >= 0), -- billionths of the currency unit an hour
     revision  bigint NOT NULL DEFAULT 0
 );
