@@ -74,7 +74,7 @@ func demoCommand(ctx context.Context, p program, args []string) int {
 	if err := os.MkdirAll(*data, 0o755); err != nil {
 		return p.fail("demo", fmt.Errorf("data folder: %w", err))
 	}
-	k, err := startKeeper([]string{self, "up", "--data", *data, "--listen", *listen, "--listen-hosts", *listenHosts}, filepath.Join(*data, "up.log"))
+	k, err := startKeeper([]string{self, "up", "--data", *data, "--listen", *listen, "--listen-hosts", *listenHosts, "--end-guests"}, filepath.Join(*data, "up.log"))
 	if err != nil {
 		return p.fail("demo", err)
 	}

@@ -45,7 +45,7 @@ type config struct {
 	hostNames                 string
 	postgres, clickhouse      string // DSNs; "" means embedded
 	libvirt, virtType         string
-	noAgent                   bool
+	noAgent, endGuests        bool
 }
 
 func postgresChildCommand(_ context.Context, _ program, args []string) int {
@@ -71,6 +71,7 @@ func (p program) config(name string, args []string) (cfg config, code int, ok bo
 		f.StringVar(&cfg.libvirt, "libvirt", "qemu:///system", "`URI` of libvirt; where none answers, one of our own is started")
 		f.StringVar(&cfg.virtType, "virt-type", "auto", "kvm, qemu (no hardware needed) or auto (a probe guest decides)")
 		f.BoolVar(&cfg.noAgent, "no-agent", false, "run no local host agent")
+		f.BoolVar(&cfg.endGuests, "end-guests", false, "on exit, pull the plug of guests on a libvirtd of our own; otherwise they and it outlive this program")
 	}
 	if code, ok = p.parse(f, args); !ok {
 		return cfg, code, false
@@ -246,6 +247,11 @@ func startLibvirt(ctx context.Context, cfg config, log *slog.Logger, data *dataF
 		s.push(func() {
 			ctx, cancel := context.WithTimeout(context.Background(), upStopTime)
 			defer cancel()
+			if cfg.endGuests {
+				if err := l.StopGuests(ctx); err != nil {
+					log.Error("guests on our libvirtd", "err", err)
+				}
+			}
 			if err := l.Stop(ctx); err != nil {
 				log.Warn("our libvirtd stays", "err", err)
 			}
