@@ -18,8 +18,12 @@ func (p *plane) newAccount(ctx context.Context, n portal.CreateTenant) (invoicin
 	if err != nil {
 		return invoicing.Account{}, fmt.Errorf("%w: %w", identity.ErrInvalid, err)
 	}
+	zone, err := time.LoadLocation(n.Zone)
+	if err != nil || n.Zone == "" || n.Zone == "Local" {
+		return invoicing.Account{}, fmt.Errorf("%w billing zone %q: an IANA name such as Europe/Berlin is wanted", identity.ErrInvalid, n.Zone)
+	}
 	now := time.Now().UTC().Truncate(time.Microsecond)
-	account := invoicing.Account{Tenant: "ten_00000000000000000", Currency: currency, Plan: n.Plan, Zone: n.Zone,
+	account := invoicing.Account{Tenant: "ten_00000000000000000", Currency: currency, Plan: n.Plan, Zone: zone,
 		CreditLimit: money.Amount{Currency: currency}, Created: now}
 	if err := account.Check(); err != nil {
 		return invoicing.Account{}, fmt.Errorf("%w: %w", identity.ErrInvalid, err)
