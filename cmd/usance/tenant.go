@@ -24,7 +24,7 @@ func (p *plane) newAccount(ctx context.Context, n portal.CreateTenant) (invoicin
 	}
 	now := time.Now().UTC().Truncate(time.Microsecond)
 	account := invoicing.Account{Tenant: "ten_00000000000000000", Currency: currency, Plan: n.Plan, Zone: zone,
-		CreditLimit: money.Amount{Currency: currency}, Created: now}
+		CreditLimit: money.Amount{Currency: currency}, Tax: invoicing.TaxRule{Category: invoicing.TaxOutside}, Created: now}
 	if err := account.Check(); err != nil {
 		return invoicing.Account{}, fmt.Errorf("%w: %w", identity.ErrInvalid, err)
 	}
