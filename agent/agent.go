@@ -38,14 +38,14 @@ type Config struct {
 
 // Agent is the program of one host.
 type Agent struct {
-	cfg      Config
-	spool    *spool.Spool
-	client   *hostapi.Client
-	recorder *recorder
-	sender   *sender
-	rec      *reconciler
-	changed  chan struct{} // a status is to be sent soon
-	fetch    sync.Mutex    // one image download at a time
+	cfg        Config
+	spool      *spool.Spool
+	client     *hostapi.Client
+	recorder   *recorder
+	sender     *sender
+	reconciler *reconciler
+	changed    chan struct{} // a status is to be sent soon
+	fetch      sync.Mutex    // one image download at a time
 }
 
 // New checks cfg. It touches neither disk nor network.
@@ -88,7 +88,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	var loops sync.WaitGroup
 	for _, loop := range []func(context.Context){
-		a.recorder.run, a.recorder.watch, a.rec.run, a.sender.run,
+		a.recorder.run, a.recorder.watch, a.reconciler.run, a.sender.run,
 		a.pollDesired, a.reportStatus, a.remember,
 		func(ctx context.Context) { a.renew(ctx, a.client) },
 	} {
@@ -120,8 +120,8 @@ func (a *Agent) open(ctx context.Context) error {
 	if err := j.load(m, a.cfg.Log); err != nil {
 		return errors.Join(err, sp.Close())
 	}
-	a.recorder = newRecorder(a.cfg, m, j, func() { a.rec.look() })
-	a.rec = newReconciler(a.cfg, a.recorder.fullReading, a.image, a.report)
+	a.recorder = newRecorder(a.cfg, m, j, func() { a.reconciler.look() })
+	a.reconciler = newReconciler(a.cfg, a.recorder.fullReading, a.image, a.report)
 	readings := &ingest.Client{URL: a.cfg.Server, HTTP: a.client.HTTP()}
 	a.sender = newSender(sp, readings, a.cfg.Log, a.report)
 	return nil
@@ -189,7 +189,7 @@ func (a *Agent) pollDesired(ctx context.Context) {
 		}
 		failures = 0
 		revision = d.Revision
-		a.rec.want(d)
+		a.reconciler.want(d)
 		if d.FullReading > fullReading && a.takeFullReading(ctx, d.FullReading) {
 			fullReading = d.FullReading
 		} else if d.FullReading > fullReading {
@@ -249,7 +249,7 @@ func (a *Agent) reportStatus(ctx context.Context) {
 }
 
 func (a *Agent) status(ctx context.Context) hostapi.Status {
-	revision, observed, err := a.rec.state()
+	revision, observed, err := a.reconciler.state()
 	waiting := a.spool.Stat()
 	s := hostapi.Status{
 		Sent:        a.cfg.Clock().Wall,
