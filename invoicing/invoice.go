@@ -48,7 +48,7 @@ type LineItem struct {
 	Unit      string         // of Quantity: "hour"
 	Quantity  money.Fraction // in Unit
 	Exact     money.Fraction // currency units, before rounding
-	Allowance money.Fraction // what a cap takes off, currency units
+	Allowance money.Fraction // what caps and discounts take off, currency units
 	Amount    money.Amount
 	// BilledExact and Billed are what earlier invoices have of this line, before
 	// and after rounding: Amount = round(BilledExact + Exact − Allowance) − Billed.
