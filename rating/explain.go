@@ -43,6 +43,11 @@ func (c *Charge) Explain() []Derivation {
 	for i := range c.Starts {
 		steps = append(steps, c.Starts[i].explain(unit, c.Rate))
 	}
+	if c.Raised != c.Relieved { // at most one of them is not zero
+		steps = append(steps, Derivation{Rule: "minimum", Added: c.Raised.String(), Covered: c.Relieved.String(), Quantity: c.Billable.String(),
+			Text: fmt.Sprintf("minimum %s: %s + %s − %s = %s %s", c.Rate.Minimum.Text,
+				c.Billable.Add(c.Relieved).Sub(c.Raised), c.Raised, c.Relieved, c.Billable, unit)})
+	}
 	if !c.Rate.Included.Amount.IsZero() {
 		steps = append(steps, Derivation{
 			Rule: "included", Allowed: c.Allowed.String(), Quantity: c.Included.String(),
@@ -63,10 +68,26 @@ func (c *Charge) Explain() []Derivation {
 		steps = append(steps, Derivation{Rule: "price", Step: p.Step + 1, Quantity: p.Quantity.String(),
 			Price: s.Text, Nano: p.Price.Nano, Per: p.Price.Per, Amount: p.Exact.Text(), Text: text})
 	}
-	if c.Rate.Cap.Set {
+	for _, d := range c.Discounts {
+		allowance = allowance.Sub(d.Amount)
+	}
+	capped := c.Exact
+	for _, d := range c.Discounts {
+		capped = capped.Add(d.Amount)
+	}
+	switch {
+	case c.Rate.TopUp:
+		steps = append(steps, Derivation{Rule: "top-up", Amount: allowance.Neg().Text(),
+			Text: fmt.Sprintf("all other charges count towards it: %s − %s = %s", capped.Add(allowance).Text(), allowance.Text(), capped.Text())})
+	case c.Rate.Cap.Set:
 		steps = append(steps, Derivation{Rule: "cap", Cap: c.Rate.Cap.Text, Bound: c.Bound.Text(), Amount: allowance.Neg().Text(),
 			Text: fmt.Sprintf("cap %s (here %s): %s − %s = %s", c.Rate.Cap.Text, c.Bound.Text(),
-				c.Exact.Add(allowance).Text(), allowance.Text(), c.Exact.Text())})
+				capped.Add(allowance).Text(), allowance.Text(), capped.Text())})
+	}
+	for _, d := range c.Discounts {
+		steps = append(steps, Derivation{Rule: "discount", Price: d.Discount.Text, Amount: d.Amount.Neg().Text(),
+			Text: fmt.Sprintf("discount %s: %s − %s = %s", d.Discount.Text, capped.Text(), d.Amount.Text(), capped.Sub(d.Amount).Text())})
+		capped = capped.Sub(d.Amount)
 	}
 	return steps
 }

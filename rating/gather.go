@@ -46,6 +46,7 @@ type stretchKey struct {
 // few comparisons and an addition.
 type gatherer struct {
 	*Rater
+	component string
 	fits      map[fitKey]*fit
 	index     map[stretchKey]*stretch
 	stretches []*stretch
@@ -136,7 +137,7 @@ func (g *gatherer) fitOf(u *metering.Usage) (*fit, error) {
 	f := &fit{meter: u.Meter, labels: u.Labels}
 	for i := range g.rates {
 		r := &g.rates[i]
-		if r.Meter != u.Meter || !r.Where.fits(&u.Labels) {
+		if r.Meter != u.Meter || r.Component != g.component || !r.Where.fits(&u.Labels) {
 			continue
 		}
 		f.rates = append(f.rates, i)

@@ -17,8 +17,19 @@ type Plan struct {
 	MidPeriod bool           // takes effect within a running period, which is split there
 	Flavors   []Flavor       // as ordered in the plan
 	Calendars []Calendar
-	Rates     []Rate // as ordered in the plan
+	Rates     []Rate     // as ordered in the plan; a minimum spend is the last
+	Discounts []Discount // taken off one after the other
 	Rounding  money.Rounding
+}
+
+// Discount takes part of what rates charge off, after caps.
+type Discount struct {
+	Name        string
+	Rates       []string  // ids; none means all
+	Percent     uint64    // thousandths of a percent, or
+	Nano        int64     // billionths of the currency unit in a month, of all charges together
+	From, Until time.Time // for periods that begin in [From, Until); zero has no bound
+	Text        string    // as written in the plan
 }
 
 // Flavor is a size on sale.
@@ -32,17 +43,45 @@ type Flavor struct {
 // Rate is one price rule for one meter.
 type Rate struct {
 	ID          string
+	Component   string // rates of one component exclude each other, those of several add up
 	Meter       metering.Meter
 	Where       Where
 	Steps       []Step // at least one; only the last has no UpTo
 	Tiers       Tiers
 	Pool        Pool
-	Minimum     Span // per start; zero for none
+	Minimum     Minimum
 	Granularity Span // per start; zero for none
 	Included    Included
 	Cap         Cap
 	OnResize    OnResize
+	// TopUp makes the rate one of no usage: it charges what the charges of all
+	// others lack of its price.
+	TopUp bool
 }
+
+// Minimum is the least that is charged for, where anything is used at all. In
+// money, it is the usage that the money buys in the first step.
+type Minimum struct {
+	Usage Span  // zero for none
+	Nano  int64 // billionths of the currency unit, zero for none; the larger of both counts
+	For   MinimumFor
+	Text  string // as written in the plan
+}
+
+// IsZero reports whether there is no minimum.
+func (m Minimum) IsZero() bool { return m.Usage.IsZero() && m.Nano == 0 }
+
+// MinimumFor says what a minimum is charged for.
+type MinimumFor uint8
+
+// ForStart is a minimum of each start over its whole life, ForResource of each
+// resource likewise, ForTenant of each period, also without any usage: a
+// commitment.
+const (
+	ForStart MinimumFor = iota
+	ForResource
+	ForTenant
+)
 
 // Where says which usage a rate fits. An empty list fits every value; a list
 // fits each of its values.
@@ -107,6 +146,7 @@ const (
 type Included struct {
 	Amount Span // zero for none
 	Per    Per
+	Month  Span // what counts as an instance's month, and at most one of it; zero for the billing month
 }
 
 // Cap bounds what a rate charges of one pool in a period: in money or in
@@ -141,6 +181,8 @@ func (s Span) IsZero() bool { return s.Thousandths == 0 }
 func (p *Plan) MayFall(r *Rate) bool {
 	allowed := !r.Included.Amount.IsZero()
 	switch {
+	case r.TopUp:
+		return true
 	case r.Tiers == Volume:
 		return true // a later step is cheaper for all of it
 	case allowed && (r.Included.Per == PerInstanceMonth || r.Included.Per == PerResource && r.Pool == PoolTenant):
@@ -149,7 +191,7 @@ func (p *Plan) MayFall(r *Rate) bool {
 	resized, rounded := false, r.rounds()
 	for i := range p.Rates {
 		o := &p.Rates[i]
-		if o.Meter != r.Meter || o.ID == r.ID {
+		if o.Meter != r.Meter || o.Component != r.Component || o.ID == r.ID {
 			continue
 		}
 		// A start that goes on under another rate takes along what minimum and

@@ -1,9 +1,11 @@
 package rating
 
 import (
+	"cmp"
 	"fmt"
 	"math/big"
 	"slices"
+	"strings"
 
 	"github.com/usance/usance/metering"
 	"github.com/usance/usance/rating/money"
@@ -35,15 +37,38 @@ func (e *UsageError) Unwrap() error { return e.Err }
 
 // Rate is Plan.Rate for the rater's plan and period.
 func (r *Rater) Rate(usage []metering.Usage) (*Result, error) {
-	g := gatherer{Rater: r, endUnix: r.period.End.Unix(), fits: make(map[fitKey]*fit), index: make(map[stretchKey]*stretch, min(len(usage), 1024))}
+	c := charging{Rater: r, own: make([]pool, len(r.rates)), tenant: make([]pool, len(r.rates))}
+	c.result = Result{Plan: r.plan, Period: r.period}
+	for _, component := range r.components {
+		if err := c.component(component, usage); err != nil {
+			return nil, err
+		}
+	}
+	if len(r.components) > 1 {
+		slices.SortStableFunc(c.result.Charges, func(a, b Charge) int {
+			return cmp.Or(strings.Compare(string(a.Resource), string(b.Resource)), cmp.Compare(a.index, b.index))
+		})
+	}
+	for i := range r.plan.Discounts {
+		c.discount(&r.plan.Discounts[i])
+	}
+	c.topUp()
+	return &c.result, nil
+}
+
+// component charges all usage under the rates of one component.
+func (c *charging) component(name string, usage []metering.Usage) error {
+	g := gatherer{Rater: c.Rater, component: name, endUnix: c.period.End.Unix(),
+		fits: make(map[fitKey]*fit), index: make(map[stretchKey]*stretch, min(len(usage), 1024))}
 	for i := range usage {
 		if err := g.add(&usage[i]); err != nil {
-			return nil, &UsageError{i, fmt.Errorf("%s of %s: %w", usage[i].Meter, usage[i].Resource, err)}
+			return &UsageError{i, fmt.Errorf("%s of %s: %w", usage[i].Meter, usage[i].Resource, err)}
 		}
 	}
 	all := g.sorted()
-	c := charging{Rater: r, own: make([]pool, len(r.rates)), tenant: make([]pool, len(r.rates))}
-	c.result = Result{Plan: r.plan, Period: r.period, Charges: make([]Charge, 0, len(all))}
+	first := len(c.result.Charges)
+	c.main = name == mainComponent
+	c.result.Charges = slices.Grow(c.result.Charges, len(all))
 	for rest := all; len(rest) > 0; {
 		n := 1
 		for n < len(rest) && rest[n].resource == rest[0].resource {
@@ -53,18 +78,25 @@ func (r *Rater) Rate(usage []metering.Usage) (*Result, error) {
 		rest = rest[n:]
 	}
 	resources := len(c.result.Charges)
+	for i := range c.rates {
+		if r := &c.rates[i]; r.Component == name && r.Minimum.For == ForTenant && !r.minimum.IsZero() {
+			c.open(i, "") // a commitment is charged without usage
+		}
+	}
 	c.close(c.tenant, all)
 	if len(c.result.Charges) > resources {
 		// Resources came by id, and their rates in the plan's order; pools go first.
-		c.result.Charges = slices.Concat(c.result.Charges[resources:], c.result.Charges[:resources])
+		own, pools := c.result.Charges[first:resources], c.result.Charges[resources:]
+		c.result.Charges = slices.Concat(c.result.Charges[:first], pools, own)
 	}
-	return &c.result, nil
+	return nil
 }
 
 // charging turns stretches into charges, resource by resource.
 type charging struct {
 	*Rater
 	result Result
+	main   bool    // the component at hand is the one that usage must have a rate of
 	own    []pool  // by rate, of the resource at hand
 	tenant []pool  // by rate, over the tenant
 	starts []Start // room for the first start of each charge
@@ -101,7 +133,9 @@ func (c *charging) start(stretches []*stretch) {
 	var before, measured metering.Quantity
 	for _, s := range stretches {
 		if s.rate < 0 {
-			c.unrated(s)
+			if c.main {
+				c.unrated(s)
+			}
 			continue
 		}
 		before = larger(before, s.before)
@@ -136,7 +170,11 @@ func (r *priced) lifelong(q metering.Quantity) metering.Quantity {
 	if q.IsZero() {
 		return q
 	}
-	return larger(roundUp(q, r.granularity), r.minimum)
+	q = roundUp(q, r.granularity)
+	if r.Minimum.For == ForStart {
+		q = larger(q, r.minimum)
+	}
+	return q
 }
 
 func (c *charging) unrated(s *stretch) {
@@ -156,16 +194,24 @@ const room = 64
 
 // pool is where the stretch's rate adds it up.
 func (c *charging) pool(s *stretch) *pool {
-	p, resource := &c.own[s.rate], s.resource
 	if c.rates[s.rate].Pool == PoolTenant {
-		p, resource = &c.tenant[s.rate], ""
+		return c.open(s.rate, "")
+	}
+	return c.open(s.rate, s.resource)
+}
+
+// open is the pool of a rate and a resource, "" for the tenant's.
+func (c *charging) open(rate int, resource metering.ResourceID) *pool {
+	p := &c.own[rate]
+	if resource == "" {
+		p = &c.tenant[rate]
 	}
 	if !p.used {
 		if len(c.starts) == 0 {
 			c.starts = make([]Start, room)
 		}
 		p.used = true
-		p.charge = Charge{Rate: c.rates[s.rate].Rate, Resource: resource, index: s.rate, Starts: c.starts[:0:1]}
+		p.charge = Charge{Rate: c.rates[rate].Rate, Resource: resource, index: rate, Starts: c.starts[:0:1]}
 		c.starts = c.starts[1:]
 	}
 	return p
@@ -201,6 +247,9 @@ func (c *charging) price(p *pool, stretches []*stretch) {
 	share, whole := metering.Thousandths(1), metering.Thousandths(1)
 	if rate.prorates() {
 		share, whole = p.share(stretches)
+	}
+	if rate.Minimum.For != ForStart {
+		rate.raise(charge)
 	}
 	charge.Allowed = rate.allowance(c.Rater, p.resources, share, whole, stretches)
 	charge.Included = smaller(charge.Allowed, charge.Billable)
@@ -270,18 +319,53 @@ func (r *priced) allowance(rater *Rater, resources uint64, share, whole metering
 	case r.included.IsZero():
 		return metering.Quantity{}
 	case r.Included.Per == PerInstanceMonth:
-		var running metering.Quantity
-		for _, s := range stretches {
-			if s.fit.meter == metering.InstanceRunning && r.Where.fits(&s.fit.labels) {
-				running = running.Add(s.measured)
-			}
-		}
-		return part(r.included, running, metering.Thousandths(rater.seconds*1000))
+		return r.accrued(rater, stretches)
 	case r.Included.Per == PerResource && r.Pool == PoolTenant:
 		n := r.included.Big()
 		return ceilQuo(n.Mul(n, new(big.Int).SetUint64(resources)), big.NewInt(1))
 	}
 	return part(r.included, share, whole)
+}
+
+// accrued is an allowance per instance-month, for the time that instances ran.
+func (r *priced) accrued(rater *Rater, stretches []*stretch) metering.Quantity {
+	month, fixed := metering.Thousandths(rater.seconds*1000), !r.month.IsZero()
+	if fixed {
+		month = r.month
+	}
+	var all, own metering.Quantity // own is of one resource
+	for i, s := range stretches {
+		if s.fit.meter == metering.InstanceRunning && r.Where.fits(&s.fit.labels) {
+			own = own.Add(s.measured)
+		}
+		if i == len(stretches)-1 || stretches[i+1].resource != s.resource {
+			if fixed {
+				own = smaller(own, month)
+			}
+			all, own = all.Add(own), metering.Quantity{}
+		}
+	}
+	return part(r.included, all, month)
+}
+
+// raise applies a minimum per resource or per tenant: what is billable is
+// G(before + q) − G(before), where G is the larger of usage and minimum.
+func (r *priced) raise(c *Charge) {
+	if r.Minimum.For == ForResource && c.Billable.IsZero() {
+		return
+	}
+	var before, paid metering.Quantity
+	for i := range c.Starts {
+		if s := &c.Starts[i]; r.Minimum.For == ForResource && (i == 0 || s.Start != c.Starts[i-1].Start || s.Resource != c.Starts[i-1].Resource) {
+			before = before.Add(r.lifelong(s.Before))
+		}
+	}
+	if !before.IsZero() {
+		paid = larger(before, r.minimum)
+	}
+	billable := larger(before.Add(c.Billable), r.minimum).Sub(paid)
+	c.Raised, c.Relieved = billable.Sub(c.Billable), c.Billable.Sub(billable)
+	c.Billable = billable
 }
 
 // parts prices a quantity by the rate's steps, appending to an empty slice.
@@ -347,4 +431,53 @@ func (r *priced) bound(parts []Part, share, whole metering.Quantity) money.Fract
 		over = over.Sub(parts[i].Allowance)
 	}
 	return limit
+}
+
+// discount takes one discount off the charges it is for.
+func (c *charging) discount(d *Discount) {
+	if c.period.Start.Before(d.From) || !d.Until.IsZero() && !c.period.Start.Before(d.Until) {
+		return
+	}
+	left := money.Frac(d.Nano, 1_000_000_000)
+	for i := range c.result.Charges {
+		charge := &c.result.Charges[i]
+		if len(d.Rates) > 0 && !slices.Contains(d.Rates, charge.Rate.ID) {
+			continue
+		}
+		var off money.Fraction
+		for k := len(charge.Parts) - 1; k >= 0; k-- {
+			part := &charge.Parts[k]
+			net := part.Exact.Sub(part.Allowance)
+			take := net.Mul(money.Frac(int64(d.Percent), 100_000))
+			if d.Percent == 0 {
+				take = left.Min(net)
+				left = left.Sub(take)
+			}
+			part.Allowance = part.Allowance.Add(take)
+			off = off.Add(take)
+		}
+		charge.Exact = charge.Exact.Sub(off)
+		charge.Discounts = append(charge.Discounts, Discounted{d, off})
+	}
+}
+
+// topUp charges what all other charges lack of a minimum spend.
+func (c *charging) topUp() {
+	var sum money.Fraction
+	for i := range c.result.Charges {
+		sum = sum.Add(c.result.Charges[i].Exact)
+	}
+	for i := range c.rates {
+		r := &c.rates[i]
+		if !r.TopUp {
+			continue
+		}
+		one := r.part(0, metering.Thousandths(1000))
+		one.Allowance = sum.Min(one.Exact)
+		top := Charge{Rate: r.Rate, Parts: []Part{one}, Exact: one.Exact.Sub(one.Allowance), Billable: one.Quantity, index: i}
+		after, _ := slices.BinarySearchFunc(c.result.Charges, top, func(a, b Charge) int {
+			return cmp.Or(strings.Compare(string(a.Resource), string(b.Resource)), cmp.Compare(a.index, b.index))
+		})
+		c.result.Charges = slices.Insert(c.result.Charges, after, top)
+	}
 }

@@ -3,6 +3,7 @@ package rating
 import (
 	"fmt"
 	"math/big"
+	"slices"
 	"time"
 
 	"github.com/usance/usance/metering"
@@ -13,19 +14,23 @@ import (
 // units of that month, time classes their instants. It may be used by many
 // goroutines.
 type Rater struct {
-	plan      *Plan
-	period    metering.Window
-	seconds   uint64 // of the period
-	rates     []priced
-	timelines []timeline // of the calendars that rates name
+	plan       *Plan
+	period     metering.Window
+	seconds    uint64 // of the period
+	rates      []priced
+	components []string   // mainComponent first
+	timelines  []timeline // of the calendars that rates name
 }
+
+// mainComponent is the component that usage must have a rate of, else it is unrated.
+const mainComponent = ""
 
 // priced is a rate with all quantities in thousandths of base units.
 type priced struct {
 	*Rate
 	steps                []pricedStep
 	minimum, granularity metering.Quantity
-	included             metering.Quantity
+	included, month      metering.Quantity
 	capUnits             metering.Quantity
 	capMoney             money.Fraction
 }
@@ -41,7 +46,7 @@ func (p *Plan) For(period metering.Window) (*Rater, error) {
 	if err := period.Check(); err != nil {
 		return nil, fmt.Errorf("period: %w", err)
 	}
-	r := &Rater{plan: p, period: period, seconds: uint64(period.Length() / time.Second)}
+	r := &Rater{plan: p, period: period, seconds: uint64(period.Length() / time.Second), components: []string{mainComponent}}
 	for _, c := range p.usedCalendars() {
 		r.timelines = append(r.timelines, c.timeline(period, p.Zone))
 	}
@@ -51,6 +56,9 @@ func (p *Plan) For(period metering.Window) (*Rater, error) {
 			return nil, fmt.Errorf("plan %s: rate %s: %w", p.Name, p.Rates[i].ID, err)
 		}
 		r.rates = append(r.rates, rate)
+		if !slices.Contains(r.components, rate.Component) {
+			r.components = append(r.components, rate.Component)
+		}
 	}
 	return r, nil
 }
@@ -58,9 +66,10 @@ func (p *Plan) For(period metering.Window) (*Rater, error) {
 func (r *Rater) price(rate *Rate) (priced, error) {
 	p := priced{
 		Rate:        rate,
-		minimum:     r.quantity(rate.Minimum),
+		minimum:     r.quantity(rate.Minimum.Usage),
 		granularity: r.quantity(rate.Granularity),
 		included:    r.quantity(rate.Included.Amount),
+		month:       r.quantity(rate.Included.Month),
 		capUnits:    r.quantity(rate.Cap.Units),
 		capMoney:    money.Frac(rate.Cap.Nano, 1_000_000_000),
 	}
@@ -78,6 +87,11 @@ func (r *Rater) price(rate *Rate) (priced, error) {
 			price: money.Price{Nano: nano.Int64(), Per: rat.Num().Int64(), Currency: r.plan.Currency},
 			unit:  r.quantity(Span{Thousandths: 1000 * s.Count, Unit: s.Unit}),
 		})
+	}
+	if nano := rate.Minimum.Nano; nano > 0 && p.steps[0].price.Nano > 0 {
+		first := p.steps[0].price
+		n := new(big.Int).Mul(big.NewInt(nano), big.NewInt(first.Per))
+		p.minimum = larger(p.minimum, ceilQuo(n.Mul(n, big.NewInt(1000)), big.NewInt(first.Nano)))
 	}
 	return p, nil
 }

@@ -15,17 +15,20 @@ type Result struct {
 
 // Charge is what the usage of one pool costs under one rate.
 type Charge struct {
-	Rate     *Rate
-	Resource metering.ResourceID // "" for a rate pooled over the tenant
-	Measured metering.Quantity
-	Billable metering.Quantity // after granularity and minimum
-	Allowed  metering.Quantity // the allowance granted
-	Included metering.Quantity // how much of Billable it covers
-	Parts    []Part            // one per step that was reached; at least one
-	Bound    money.Fraction    // where the rate has a cap: in currency units, or in base units
-	Exact    money.Fraction    // Σ of Parts, Exact − Allowance each
-	Starts   []Start           // how Billable came about, by resource and start
-	index    int               // of Rate in the plan
+	Rate      *Rate
+	Resource  metering.ResourceID // "" for a rate pooled over the tenant
+	Measured  metering.Quantity
+	Billable  metering.Quantity // after granularity and minimum
+	Raised    metering.Quantity // of Billable, added by a minimum per resource or per tenant
+	Relieved  metering.Quantity // what such a minimum charged in earlier periods; not in Billable
+	Allowed   metering.Quantity // the allowance granted
+	Included  metering.Quantity // how much of Billable it covers
+	Parts     []Part            // one per step that was reached; at least one
+	Bound     money.Fraction    // where the rate has a cap: in currency units, or in base units
+	Discounts []Discounted
+	Exact     money.Fraction // Σ of Parts, Exact − Allowance each
+	Starts    []Start        // how Billable came about, by resource and start
+	index     int            // of Rate in the plan
 }
 
 // Part is what one step contributes to a charge.
@@ -34,7 +37,13 @@ type Part struct {
 	Quantity  metering.Quantity
 	Price     money.Price
 	Exact     money.Fraction // quantity × price
-	Allowance money.Fraction // what the cap takes off; not negative
+	Allowance money.Fraction // what cap and discounts take off; not negative
+}
+
+// Discounted is what a discount takes off a charge.
+type Discounted struct {
+	Discount *Discount
+	Amount   money.Fraction
 }
 
 // Start is one start's share in a charge.
@@ -67,7 +76,7 @@ type Line struct {
 	Unit      string         // of Quantity, as written in the plan: "hour"
 	Quantity  money.Fraction // billed, in Unit
 	Exact     money.Fraction // quantity × price, currency units
-	Allowance money.Fraction // what a cap takes off
+	Allowance money.Fraction // what cap and discounts take off
 	Net       money.Amount
 	Shares    []Share // by resource; they sum to Net
 	MayFall   bool

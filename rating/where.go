@@ -72,16 +72,17 @@ type Conflict struct{ A, B *Rate }
 func (p *Plan) Conflicts() []Conflict {
 	var found []Conflict
 	seen := make(map[[2]int]bool)
-	for _, meter := range metering.Meters() {
-		var all []int
-		for i := range p.Rates {
-			if p.Rates[i].Meter == meter {
-				all = append(all, i)
-			}
+	rivals := make(map[string][]int) // rates of one meter and component
+	var order []string
+	for i := range p.Rates {
+		key := p.Rates[i].Component + " " + string(p.Rates[i].Meter)
+		if rivals[key] == nil {
+			order = append(order, key)
 		}
-		if len(all) < 2 {
-			continue
-		}
+		rivals[key] = append(rivals[key], i)
+	}
+	for _, key := range order {
+		all := rivals[key]
 		p.eachLabels(all, func(l *metering.Labels, classes []string) {
 			var fitting []int
 			for _, i := range all {

@@ -63,6 +63,9 @@ func (d *decoder) document(src []byte) *rating.Plan {
 		"calendar":  func(n *yaml.Node) { plan.Calendars = d.calendars(n) },
 		"rates":     func(n *yaml.Node) { rates = n },
 		"rounding":  func(n *yaml.Node) { plan.Rounding = d.rounding(n) },
+		// Read after the rates and the zone.
+		"discounts":     nil,
+		"minimum_spend": nil,
 	}, "plan", "currency", "rates")
 	if n := child(root, "effective"); n != nil {
 		plan.Effective, plan.MidPeriod = d.effective(n, plan.Zone)
@@ -72,6 +75,13 @@ func (d *decoder) document(src []byte) *rating.Plan {
 	}
 	places := d.rates(rates, plan)
 	d.checkClasses(plan)
+	if n := child(root, "discounts"); n != nil {
+		plan.Discounts = d.discounts(n, plan)
+	}
+	if n := child(root, "minimum_spend"); n != nil {
+		plan.Rates = append(plan.Rates, d.minimumSpend(n))
+		places = append(places, n)
+	}
 	if d.err() == nil {
 		d.together(plan, places, flavors)
 	}

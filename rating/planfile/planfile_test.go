@@ -127,7 +127,7 @@ func TestRefused(t *testing.T) {
 		"an unknown unit":      {rate("meter: instance.running, price: 1 per fortnight"), `unit "fortnight"`},
 		"a month of months":    {rate("meter: instance.running, price: 1 per month(1 month)"), `unit "month(1 month)"`},
 		"a count of nothing":   {rate("meter: disk.operations, price: 1 per 0"), "a price per 0 units"},
-		"minimum in bytes":     {rate("meter: instance.running, price: 1 per hour, minimum: 1 GiB"), `p.yaml:4:66: unit "GiB"`},
+		"minimum in bytes":     {rate("meter: instance.running, price: 1 per hour, minimum: 1 GiB"), `p.yaml:4:66: minimum: unit "GiB"`},
 		"minimum of nothing":   {rate("meter: instance.running, price: 1 per hour, minimum: 0 s"), `"0 s" is nothing`},
 		"minimum without unit": {rate("meter: instance.running, price: 1 per hour, minimum: 60"), `"60" has no unit`},
 		"cap per day":          {rate("meter: instance.running, price: 1 per hour, cap: 1 per day"), `a cap per "day" is not known; 4.90 per month is`},

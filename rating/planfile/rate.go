@@ -1,6 +1,7 @@
 package planfile
 
 import (
+	"slices"
 	"strings"
 
 	"gopkg.in/yaml.v3"
@@ -31,13 +32,14 @@ func (d *decoder) rate(n *yaml.Node, plan *rating.Plan) rating.Rate {
 	var price, steps *yaml.Node
 	d.mapping(n, "a rate", fields{
 		"id":          func(n *yaml.Node) { r.ID = d.name(n) },
+		"component":   func(n *yaml.Node) { r.Component = d.name(n) },
 		"meter":       nil,
 		"where":       func(n *yaml.Node) { r.Where = d.where(n, plan) },
 		"price":       func(n *yaml.Node) { price = n },
 		"tiers":       func(n *yaml.Node) { r.Tiers = rating.Tiers(d.choice(n, "graduated", "volume", "package")) },
 		"steps":       func(n *yaml.Node) { steps = n },
 		"pool":        func(n *yaml.Node) { r.Pool = rating.Pool(d.choice(n, "resource", "tenant")) },
-		"minimum":     span(&r.Minimum),
+		"minimum":     nil,
 		"granularity": span(&r.Granularity),
 		"included":    nil,
 		"cap":         func(n *yaml.Node) { r.Cap = d.cap(n, base) },
@@ -45,6 +47,9 @@ func (d *decoder) rate(n *yaml.Node, plan *rating.Plan) rating.Rate {
 	}, "id", "meter")
 	if in := child(n, "included"); in != nil && known {
 		r.Included = d.included(in, base, r.Pool)
+	}
+	if m := child(n, "minimum"); m != nil && known {
+		r.Minimum = d.minimum(m, base, r.Pool, string(plan.Currency))
 	}
 	switch {
 	case n.Kind != yaml.MappingNode || !known:
@@ -161,7 +166,49 @@ func (d *decoder) where(n *yaml.Node, plan *rating.Plan) rating.Where {
 	return w
 }
 
-// included reads "500 GiB", "500 GiB per instance-month", "… per tenant", "… per resource".
+// minimum reads "60 s", "0.01 EUR", "[60 s, 0.01 EUR]", "1 h per resource", "500 h per tenant".
+func (d *decoder) minimum(n *yaml.Node, base string, pool rating.Pool, currency string) rating.Minimum {
+	var m rating.Minimum
+	for i, item := range d.list(n) {
+		s, ok := d.scalar(item)
+		if !ok {
+			continue
+		}
+		least, per, _ := strings.Cut(s, " per ")
+		whom := max(0, slices.Index([]string{"start", "resource", "tenant"}, strings.TrimSpace(per)))
+		switch {
+		case per != "" && whom == 0 && per != "start":
+			d.errorf(item, "a minimum per %q is not known; per start, per resource and per tenant are", per)
+		case rating.MinimumFor(whom) == rating.ForTenant && pool != rating.PoolTenant:
+			d.errorf(item, "a minimum per tenant needs pool: tenant")
+		case rating.MinimumFor(whom) == rating.ForResource && pool != rating.PoolResource:
+			d.errorf(item, "a minimum per resource needs pool: resource")
+		case i > 0 && m.For != rating.MinimumFor(whom):
+			d.errorf(item, "minimums of one rate are all per start, all per resource or all per tenant")
+		}
+		m.For = rating.MinimumFor(whom)
+		var err error
+		if money, ok := strings.CutSuffix(least, " "+currency); ok {
+			if m.Nano, err = parseDecimal(money); err == nil && m.Nano == 0 {
+				d.errorf(item, "a minimum of nothing; leave it away")
+			}
+		} else {
+			var span rating.Span
+			if span, err = parseSpan(least, base); err == nil && !m.Usage.IsZero() {
+				d.errorf(item, "a second minimum of usage; one of usage and one of money are read")
+			}
+			m.Usage = span
+		}
+		if err != nil {
+			d.errorf(item, "minimum: %v", err)
+		}
+		m.Text = strings.TrimPrefix(m.Text+", "+s, ", ")
+	}
+	return m
+}
+
+// included reads "500 GiB", "500 GiB per instance-month", "… per instance-month(672 h)",
+// "… per tenant", "… per resource".
 func (d *decoder) included(n *yaml.Node, base string, pool rating.Pool) rating.Included {
 	s, ok := d.scalar(n)
 	if !ok {
@@ -173,16 +220,23 @@ func (d *decoder) included(n *yaml.Node, base string, pool rating.Pool) rating.I
 		d.errorf(n, "included: %v", err)
 	}
 	in := rating.Included{Amount: span}
-	switch strings.TrimSpace(per) {
-	case "", "month":
-	case "tenant", "tenant-month":
+	per = strings.TrimSpace(per)
+	month, fixed := strings.CutPrefix(per, "instance-month(")
+	switch {
+	case per == "" || per == "month":
+	case per == "tenant" || per == "tenant-month":
 		if pool != rating.PoolTenant {
 			d.errorf(n, "included per tenant needs pool: tenant; per resource and per instance-month do without")
 		}
-	case "resource", "resource-month":
+	case per == "resource" || per == "resource-month":
 		in.Per = rating.PerResource
-	case "instance-month":
+	case per == "instance-month":
 		in.Per = rating.PerInstanceMonth
+	case fixed:
+		in.Per = rating.PerInstanceMonth
+		if in.Month, err = parseSpan(strings.TrimSuffix(month, ")"), "s"); err != nil || !strings.HasSuffix(month, ")") {
+			d.errorf(n, "included per %q is not known; per instance-month(672 h) is", per)
+		}
 	default:
 		d.errorf(n, "included per %q is not known; per tenant, per resource and per instance-month are", per)
 	}
