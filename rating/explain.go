@@ -39,9 +39,16 @@ type Derivation struct {
 // Explain is the derivation of the charge, before rounding.
 func (c *Charge) Explain() []Derivation {
 	unit, _ := c.Rate.Meter.BaseUnit()
-	steps := make([]Derivation, 0, len(c.Starts)+len(c.Parts)+2)
+	steps := make([]Derivation, 0, len(c.Starts)+len(c.Parts)+3)
 	for i := range c.Starts {
 		steps = append(steps, c.Starts[i].explain(unit, c.Rate))
+	}
+	if p := c.Percentile; p != nil {
+		unit += " in 5 min"
+		steps = append(steps, p.explain(c, unit))
+	} else if c.Rate.OrHigher != "" {
+		steps = append(steps, Derivation{Rule: "higher", Quantity: c.Billable.String(),
+			Text: fmt.Sprintf("the higher of %s and %s counts: %s %s", c.Rate.Meter, c.Rate.OrHigher, c.Billable, unit)})
 	}
 	if c.Raised != c.Relieved { // at most one of them is not zero
 		steps = append(steps, Derivation{Rule: "minimum", Added: c.Raised.String(), Covered: c.Relieved.String(), Quantity: c.Billable.String(),
@@ -92,6 +99,18 @@ func (c *Charge) Explain() []Derivation {
 	return steps
 }
 
+func (p *Percentile) explain(c *Charge, unit string) Derivation {
+	text := fmt.Sprintf("percentile %d of %s: of %d slots (%d measured) the highest %d are dropped, the next counts: %s %s",
+		c.Rate.Percentile, p.Meter, p.Slots, p.Measured, p.Dropped, c.Billable, unit)
+	if p.Month > 0 {
+		text += fmt.Sprintf(", for %d of %d days", p.Days, p.Month)
+	}
+	if p.Thin() {
+		text += "; fewer than 90 % of the slots were measured"
+	}
+	return Derivation{Rule: "percentile", Quantity: c.Billable.String(), Text: text}
+}
+
 func (in Included) text() string {
 	switch in.Per {
 	case PerResource:
@@ -116,6 +135,9 @@ func (s *Start) explain(unit string, r *Rate) Derivation {
 	fmt.Fprintf(&text, "%s", s.Resource)
 	if s.Start != "" {
 		fmt.Fprintf(&text, " start %s", s.Start)
+	}
+	if r.OrHigher != "" {
+		fmt.Fprintf(&text, " %s", s.Meter)
 	}
 	fmt.Fprintf(&text, ": measured %s %s from %s to %s", s.Measured, unit,
 		s.Windows[0].Start.UTC().Format(time.RFC3339), s.Windows[len(s.Windows)-1].End.UTC().Format(time.RFC3339))

@@ -18,6 +18,7 @@ type stretch struct {
 	rate     int // −1: unrated
 	measured metering.Quantity
 	before   metering.Quantity
+	samples  []sample // where the rate is of a percentile
 	windows  []metering.Window
 	first    [1]metering.Window // where windows begins, so that one window costs no allocation
 }
@@ -52,7 +53,7 @@ type gatherer struct {
 	stretches []*stretch
 	slab      []stretch
 	endUnix   int64            // of the period
-	current   *stretch         // the last one, where no time class divides its rate
+	current   *stretch         // the last one, where neither time class nor percentile asks for more
 	tail      *metering.Window // its last window
 }
 
@@ -83,7 +84,10 @@ func (g *gatherer) add(u *metering.Usage) error {
 		s.windows = append(s.windows, u.Window)
 	}
 	g.current = nil
-	if len(s.fit.timelines) == 0 {
+	switch {
+	case s.rate >= 0 && g.rates[s.rate].Percentile > 0:
+		s.samples = append(s.samples, sample{u.Window, u.Quantity})
+	case len(s.fit.timelines) == 0:
 		g.current, g.tail = s, &s.windows[len(s.windows)-1]
 	}
 	return nil
@@ -137,7 +141,7 @@ func (g *gatherer) fitOf(u *metering.Usage) (*fit, error) {
 	f := &fit{meter: u.Meter, labels: u.Labels}
 	for i := range g.rates {
 		r := &g.rates[i]
-		if r.Meter != u.Meter || r.Component != g.component || !r.Where.fits(&u.Labels) {
+		if r.Meter != u.Meter && r.OrHigher != u.Meter || r.Component != g.component || !r.Where.fits(&u.Labels) {
 			continue
 		}
 		f.rates = append(f.rates, i)

@@ -45,6 +45,9 @@ type Rate struct {
 	ID          string
 	Component   string // rates of one component exclude each other, those of several add up
 	Meter       metering.Meter
+	OrHigher    metering.Meter // counts instead where it comes to more; "" for none
+	Percentile  int            // bills this percentile of the period's slots; 0 bills what was used
+	ValidDays   bool           // ranks the slots of days with usage only, and prorates by them
 	Where       Where
 	Steps       []Step // at least one; only the last has no UpTo
 	Tiers       Tiers
@@ -181,7 +184,7 @@ func (s Span) IsZero() bool { return s.Thousandths == 0 }
 func (p *Plan) MayFall(r *Rate) bool {
 	allowed := !r.Included.Amount.IsZero()
 	switch {
-	case r.TopUp:
+	case r.TopUp || r.Percentile > 0:
 		return true
 	case r.Tiers == Volume:
 		return true // a later step is cheaper for all of it

@@ -109,6 +109,9 @@ type pool struct {
 	charge    Charge
 	resources uint64 // how many have usage here
 	latest    metering.ResourceID
+	measured  [2]metering.Quantity // of the rate's meter, and of its other one
+	billable  [2]metering.Quantity // likewise, after granularity and minimum
+	traffic   *traffic             // where the rate is of a percentile
 }
 
 // resource adds all usage of one resource.
@@ -155,13 +158,13 @@ func (c *charging) start(stretches []*stretch) {
 		if s.rate < 0 {
 			continue
 		}
-		entry := Start{Resource: s.resource, Start: s.start, Before: before, Measured: s.measured,
+		entry := Start{Resource: s.resource, Meter: s.fit.meter, Start: s.start, Before: before, Measured: s.measured,
 			Covered: smaller(covered, s.measured), Windows: s.windows}
 		covered = covered.Sub(entry.Covered)
 		if s == last {
 			entry.Added = added
 		}
-		c.pool(s).add(entry)
+		c.enter(s, entry)
 	}
 }
 
@@ -192,12 +195,20 @@ func (c *charging) unrated(s *stretch) {
 // room is how many starts and parts are allocated at once.
 const room = 64
 
-// pool is where the stretch's rate adds it up.
-func (c *charging) pool(s *stretch) *pool {
-	if c.rates[s.rate].Pool == PoolTenant {
-		return c.open(s.rate, "")
+// enter adds a start's stretch up where its rate does.
+func (c *charging) enter(s *stretch, entry Start) {
+	rate, resource := &c.rates[s.rate], s.resource
+	if rate.Pool == PoolTenant {
+		resource = ""
 	}
-	return c.open(s.rate, s.resource)
+	p, side := c.open(s.rate, resource), 0
+	if s.fit.meter != rate.Meter {
+		side = 1
+	}
+	p.add(side, entry)
+	if rate.Percentile > 0 {
+		c.addTraffic(p, side, s)
+	}
 }
 
 // open is the pool of a rate and a resource, "" for the tenant's.
@@ -217,15 +228,14 @@ func (c *charging) open(rate int, resource metering.ResourceID) *pool {
 	return p
 }
 
-func (p *pool) add(s Start) {
+func (p *pool) add(side int, s Start) {
 	if p.resources == 0 || p.latest != s.Resource {
 		p.resources++
 		p.latest = s.Resource
 	}
-	c := &p.charge
-	c.Measured = c.Measured.Add(s.Measured)
-	c.Billable = c.Billable.Add(s.Measured.Sub(s.Covered)).Add(s.Added)
-	c.Starts = append(c.Starts, s)
+	p.measured[side] = p.measured[side].Add(s.Measured)
+	p.billable[side] = p.billable[side].Add(s.Measured.Sub(s.Covered)).Add(s.Added)
+	p.charge.Starts = append(p.charge.Starts, s)
 }
 
 // close computes the charges of pools and empties them; stretches is the usage
@@ -247,6 +257,14 @@ func (c *charging) price(p *pool, stretches []*stretch) {
 	share, whole := metering.Thousandths(1), metering.Thousandths(1)
 	if rate.prorates() {
 		share, whole = p.share(stretches)
+	}
+	side := 0
+	if p.billable[1].Cmp(p.billable[0]) > 0 {
+		side = 1
+	}
+	charge.Measured, charge.Billable = p.measured[side], p.billable[side]
+	if p.traffic != nil {
+		c.percentile(p)
 	}
 	if rate.Minimum.For != ForStart {
 		rate.raise(charge)

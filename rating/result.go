@@ -15,20 +15,21 @@ type Result struct {
 
 // Charge is what the usage of one pool costs under one rate.
 type Charge struct {
-	Rate      *Rate
-	Resource  metering.ResourceID // "" for a rate pooled over the tenant
-	Measured  metering.Quantity
-	Billable  metering.Quantity // after granularity and minimum
-	Raised    metering.Quantity // of Billable, added by a minimum per resource or per tenant
-	Relieved  metering.Quantity // what such a minimum charged in earlier periods; not in Billable
-	Allowed   metering.Quantity // the allowance granted
-	Included  metering.Quantity // how much of Billable it covers
-	Parts     []Part            // one per step that was reached; at least one
-	Bound     money.Fraction    // where the rate has a cap: in currency units, or in base units
-	Discounts []Discounted
-	Exact     money.Fraction // Σ of Parts, Exact − Allowance each
-	Starts    []Start        // how Billable came about, by resource and start
-	index     int            // of Rate in the plan
+	Rate       *Rate
+	Resource   metering.ResourceID // "" for a rate pooled over the tenant
+	Measured   metering.Quantity
+	Billable   metering.Quantity // after granularity and minimum
+	Percentile *Percentile       // where the rate is of one: Billable and what follows are bytes in a slot
+	Raised     metering.Quantity // of Billable, added by a minimum per resource or per tenant
+	Relieved   metering.Quantity // what such a minimum charged in earlier periods; not in Billable
+	Allowed    metering.Quantity // the allowance granted
+	Included   metering.Quantity // how much of Billable it covers
+	Parts      []Part            // one per step that was reached; at least one
+	Bound      money.Fraction    // where the rate has a cap: in currency units, or in base units
+	Discounts  []Discounted
+	Exact      money.Fraction // Σ of Parts, Exact − Allowance each
+	Starts     []Start        // how Billable came about, by resource and start
+	index      int            // of Rate in the plan
 }
 
 // Part is what one step contributes to a charge.
@@ -49,6 +50,7 @@ type Discounted struct {
 // Start is one start's share in a charge.
 type Start struct {
 	Resource metering.ResourceID
+	Meter    metering.Meter
 	Start    string
 	Before   metering.Quantity // billed in earlier periods
 	Measured metering.Quantity

@@ -75,11 +75,15 @@ func (p *Plan) Conflicts() []Conflict {
 	rivals := make(map[string][]int) // rates of one meter and component
 	var order []string
 	for i := range p.Rates {
-		key := p.Rates[i].Component + " " + string(p.Rates[i].Meter)
-		if rivals[key] == nil {
-			order = append(order, key)
+		for _, meter := range []metering.Meter{p.Rates[i].Meter, p.Rates[i].OrHigher} {
+			key := p.Rates[i].Component + " " + string(meter)
+			if rivals[key] == nil {
+				order = append(order, key)
+			}
+			if meter != "" {
+				rivals[key] = append(rivals[key], i)
+			}
 		}
-		rivals[key] = append(rivals[key], i)
 	}
 	for _, key := range order {
 		all := rivals[key]

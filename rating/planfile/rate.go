@@ -2,6 +2,7 @@ package planfile
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 
 	"gopkg.in/yaml.v3"
@@ -22,6 +23,10 @@ func (d *decoder) rate(n *yaml.Node, plan *rating.Plan) rating.Rate {
 			}
 		}
 	}
+	if p := child(n, "percentile"); p != nil && known {
+		r.Percentile, r.ValidDays = d.percentile(p, base)
+		base = slotBytes
+	}
 	span := func(to *rating.Span) func(*yaml.Node) {
 		return func(n *yaml.Node) {
 			if known {
@@ -34,6 +39,8 @@ func (d *decoder) rate(n *yaml.Node, plan *rating.Plan) rating.Rate {
 		"id":          func(n *yaml.Node) { r.ID = d.name(n) },
 		"component":   func(n *yaml.Node) { r.Component = d.name(n) },
 		"meter":       nil,
+		"or_higher":   func(n *yaml.Node) { r.OrHigher = d.orHigher(n, &r) },
+		"percentile":  nil,
 		"where":       func(n *yaml.Node) { r.Where = d.where(n, plan) },
 		"price":       func(n *yaml.Node) { price = n },
 		"tiers":       func(n *yaml.Node) { r.Tiers = rating.Tiers(d.choice(n, "graduated", "volume", "package")) },
@@ -68,7 +75,40 @@ func (d *decoder) rate(n *yaml.Node, plan *rating.Plan) rating.Rate {
 	if r.Tiers == rating.Package {
 		d.packages(n, &r)
 	}
+	if r.Percentile > 0 && (!r.Granularity.IsZero() || !r.Minimum.IsZero() && r.Minimum.For != rating.ForTenant) {
+		d.errorf(n, "a percentile has no starts, so neither granularity nor minimum apply, but one per tenant")
+	}
 	return r
+}
+
+// percentile reads "95", "95 of valid days".
+func (d *decoder) percentile(n *yaml.Node, base string) (percentile int, validDays bool) {
+	s, ok := d.scalar(n)
+	if !ok {
+		return 0, false
+	}
+	number, validDays := strings.CutSuffix(s, " of valid days")
+	percentile, err := strconv.Atoi(number)
+	if err != nil || percentile < 1 || percentile > 99 {
+		d.errorf(n, "%q is not a percentile from 1 to 99; 95 is, and 95 of valid days", s)
+	}
+	if base != "B" {
+		d.errorf(n, "a percentile is of a meter in B, and not in %s", base)
+	}
+	return percentile, validDays
+}
+
+// orHigher reads the meter that counts where it comes to more.
+func (d *decoder) orHigher(n *yaml.Node, r *rating.Rate) metering.Meter {
+	s, ok := d.scalar(n)
+	if !ok {
+		return ""
+	}
+	mine, _ := r.Meter.BaseUnit()
+	if unit, known := metering.Meter(s).BaseUnit(); !known || unit != mine || s == string(r.Meter) {
+		d.errorf(n, "%q is not another meter in %s", s, mine)
+	}
+	return metering.Meter(s)
 }
 
 func meterNames() string {

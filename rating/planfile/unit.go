@@ -28,12 +28,19 @@ var (
 		{"kB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12},
 		{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40},
 	}
+	// Over a slot of 300 seconds, in halves of a byte.
+	speeds = []measure{
+		{"bit/s", 75}, {"kbit/s", 75e3}, {"Mbit/s", 75e6}, {"Gbit/s", 75e9},
+	}
 	counts = []measure{
 		{"operation operations", 1},
 		{"thousand thousands", 1e3},
 		{"million millions", 1e6},
 	}
 )
+
+// slotBytes is the base unit of rates by percentile: bytes in a slot.
+const slotBytes = "B in 5 min"
 
 func lookup(table []measure, name string) (uint64, bool) {
 	for _, m := range table {
@@ -53,6 +60,8 @@ var suits = map[string]string{
 	"MiB·s":  "MiB-s, GiB-hour, GiB-day and GiB-month",
 	"B":      "B, kB, MB, GB, TB, KiB, MiB, GiB and TiB",
 	"1":      "operation, thousand and million",
+
+	slotBytes: "kbit/s, Mbit/s and Gbit/s",
 }
 
 // parseUnit reads a unit that fits the base unit.
@@ -67,6 +76,9 @@ func parseUnit(text, base string) (rating.Unit, error) {
 		unit.Num, fits = lookup(sizes, text)
 	case "1":
 		unit.Num, fits = countUnit(text)
+	case slotBytes:
+		unit.Num, fits = lookup(speeds, text)
+		unit.Num, unit.Den = reduce(unit.Num, 2)
 	case "vCPU·s":
 		fits = product && first == "vCPU" && timeUnit(&unit, second)
 	case "MiB·s":
@@ -149,6 +161,7 @@ func parseSpan(text, base string) (rating.Span, error) {
 
 var examples = map[string]string{
 	"s": "60 s", "vCPU·s": "2 vCPU-hours", "MiB·s": "10 GiB-month", "B": "500 GiB", "1": "1000 operations",
+	slotBytes: "100 Mbit/s",
 }
 
 // maxNano bounds a price in billionths: a thousand million of the currency unit.
@@ -203,7 +216,7 @@ func parsePrice(text, base string) (rating.Step, error) {
 
 var priceExamples = map[string]string{
 	"s": "0.0075 per hour", "vCPU·s": "0.005 per vCPU-hour", "MiB·s": "0.05 per GiB-month",
-	"B": "0.01 per GiB", "1": "0.01 per 100 operations",
+	"B": "0.01 per GiB", "1": "0.01 per 100 operations", slotBytes: "2.00 per Mbit/s",
 }
 
 // maxCount bounds the number of units that a price is for.
