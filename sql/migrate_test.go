@@ -3,6 +3,7 @@ package sql
 import (
 	"context"
 	"errors"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -102,6 +103,7 @@ func TestStatements(t *testing.T) {
 // clickHouse is a ClickHouse that runs nothing and remembers.
 type clickHouse struct {
 	ran      []string
+	engine   string // of schema_migrations; "" where there is none
 	recorded map[string]string
 	failAt   string // the statement that fails
 }
@@ -111,6 +113,9 @@ func (c *clickHouse) exec(_ context.Context, statement string) error {
 		return errors.New("no")
 	}
 	c.ran = append(c.ran, statement)
+	if strings.Contains(statement, "schema_migrations") && strings.HasPrefix(statement, "CREATE") {
+		c.engine = regexp.MustCompile(`\w*MergeTree`).FindString(statement)
+	}
 	if rest, ok := strings.CutPrefix(statement, "INSERT INTO schema_migrations (name, checksum) VALUES ('"); ok {
 		fields := strings.Split(strings.TrimSuffix(rest, "')"), "', '")
 		c.recorded[fields[0]] = fields[1]
@@ -118,7 +123,15 @@ func (c *clickHouse) exec(_ context.Context, statement string) error {
 	return nil
 }
 
-func (c *clickHouse) applied(context.Context) (map[string]string, error) { return c.recorded, nil }
+func (c *clickHouse) query(_ context.Context, query string) (map[string]string, error) {
+	switch {
+	case query == appliedClickHouseSQL:
+		return c.recorded, nil
+	case query == migrationsEngineSQL && c.engine != "":
+		return map[string]string{"schema_migrations": c.engine}, nil
+	}
+	return nil, nil
+}
 
 func TestMigrateClickHouse(t *testing.T) {
 	all := []migration{
@@ -126,7 +139,9 @@ func TestMigrateClickHouse(t *testing.T) {
 		{name: "0002_b", checksum: "bb", text: "CREATE c;\n"},
 	}
 	db := &clickHouse{recorded: map[string]string{}, failAt: "CREATE b"}
-	migrate := func() ([]string, error) { return migrateClickHouse(t.Context(), all, db.exec, db.applied) }
+	migrate := func() ([]string, error) {
+		return migrateClickHouse(t.Context(), all, ClickHouse{Exec: db.exec, Query: db.query})
+	}
 
 	if done, err := migrate(); err == nil || !strings.Contains(err.Error(), "0001_a") || len(done) > 0 {
 		t.Errorf("failing: did %v, err = %v, want one that names 0001_a", done, err)
@@ -144,8 +159,9 @@ func TestMigrateClickHouse(t *testing.T) {
 	if diff := cmp.Diff(want, db.ran); diff != "" {
 		t.Errorf("statements, -want +got:\n%s", diff)
 	}
-	if done, err := migrate(); err != nil || len(done) > 0 {
-		t.Errorf("again: did %v, %v, want nothing", done, err)
+	db.ran = nil
+	if done, err := migrate(); err != nil || len(done) > 0 || len(db.ran) > 0 {
+		t.Errorf("again: did %v by %q, %v, want nothing", done, db.ran, err)
 	}
 }
 

@@ -133,7 +133,7 @@ func openDatabases(ctx context.Context, cfg config, log *slog.Logger, data *data
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := readings.Migrate(ctx); err != nil {
+	if err := readings.Migrate(ctx, cfg.cluster); err != nil {
 		return nil, nil, err
 	}
 	log.Info("databases are up to date", "migrations", len(applied))

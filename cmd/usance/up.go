@@ -44,6 +44,7 @@ type config struct {
 	data, listen, listenHosts string
 	hostNames                 string
 	postgres, clickhouse      string // DSNs; "" means embedded
+	cluster                   string // of ClickHouse servers; "" means one
 	libvirt, virtType         string
 	noAgent, endGuests        bool
 }
@@ -62,6 +63,7 @@ func (p program) config(name string, args []string) (cfg config, code int, ok bo
 	f.StringVar(&cfg.data, "data", defaultData, "data `folder`")
 	f.StringVar(&cfg.postgres, "postgres", "", "`DSN` of a Postgres server, such as postgres://usance@db/usance; without one, a private server")
 	f.StringVar(&cfg.clickhouse, "clickhouse", "", "`DSN` of a ClickHouse server, such as clickhouse://usance@ch:9000/usance; without one, a private engine")
+	f.StringVar(&cfg.cluster, "clickhouse-cluster", "", "`name` of the cluster that the ClickHouse server belongs to; without one, it is a single server")
 	if name != "migrate" {
 		f.StringVar(&cfg.listen, "listen", defaultListen, "`address` of the portal and the API")
 		f.StringVar(&cfg.listenHosts, "listen-hosts", defaultListenHosts, "`address` that hosts connect to, by TLS")
@@ -78,6 +80,10 @@ func (p program) config(name string, args []string) (cfg config, code int, ok bo
 	}
 	if f.NArg() > 0 {
 		fmt.Fprintf(p.stderr, "usance %s: unexpected argument %q\n", name, f.Arg(0))
+		return cfg, exitUsage, false
+	}
+	if cfg.cluster != "" && cfg.clickhouse == "" {
+		fmt.Fprintf(p.stderr, "usance %s: --clickhouse-cluster needs --clickhouse, the DSN of one of its servers\n", name)
 		return cfg, exitUsage, false
 	}
 	if !slices.Contains([]string{"", "auto", "kvm", "qemu"}, cfg.virtType) {

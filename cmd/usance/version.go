@@ -32,11 +32,14 @@ func migrateCommand(ctx context.Context, p program, args []string) int {
 	log := slog.New(slog.NewTextHandler(p.stderr, nil))
 	s := &stack{log: log}
 	defer s.unwind()
-	data, err := openData(cfg.data)
-	if err != nil {
-		return p.fail("migrate", err)
+	var data *dataFolder // of private databases; servers are migrated beside a running `serve`
+	if cfg.postgres == "" || cfg.clickhouse == "" {
+		var err error
+		if data, err = openData(cfg.data); err != nil {
+			return p.fail("migrate", err)
+		}
+		s.push(func() { data.Close() })
 	}
-	s.push(func() { data.Close() })
 	if _, _, err := openDatabases(ctx, cfg, log, data, s); err != nil {
 		return p.fail("migrate", err)
 	}

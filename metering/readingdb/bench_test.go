@@ -24,7 +24,7 @@ func benchStore(b *testing.B) (*readingdb.Store, driver.Conn) {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { s.Close() })
-	if err := s.Migrate(b.Context()); err != nil {
+	if err := s.Migrate(b.Context(), ""); err != nil {
 		b.Fatal(err)
 	}
 	conn, err := clickhouse.Open(options)

@@ -23,10 +23,11 @@ var insertColumns = func() []clickhouse.ColumnNameAndType {
 	return columns
 }()
 
-// insertSettings: async_insert would answer before the rows are on disk. A
-// cluster drops an insert it has seen before without looking whether its views
-// were fed; repeating is harmless here, so it must not.
-var insertSettings = clickhouse.Settings{"async_insert": 0, "insert_deduplicate": 0}
+// insertSettings: async_insert would answer before the rows are on disk, and so
+// would a Distributed table before its shards have them. A cluster drops an
+// insert it has seen before without looking whether its views were fed;
+// repeating is harmless here, so it must not.
+var insertSettings = clickhouse.Settings{"async_insert": 0, "distributed_foreground_insert": 1, "insert_deduplicate": 0}
 
 // Insert stores readings; they are on disk when it returns nil. After an error
 // they may be stored or not: repeat it, which is always harmless. It takes at

@@ -52,7 +52,7 @@ func TestKillDuringInserts(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	if err := s.Migrate(t.Context()); err != nil {
+	if err := s.Migrate(t.Context(), ""); err != nil {
 		t.Fatal(err)
 	}
 	const epochs, kills = 50, 3

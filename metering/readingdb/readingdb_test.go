@@ -260,7 +260,7 @@ func TestMergesChangeNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	if err := s.Migrate(t.Context()); err != nil {
+	if err := s.Migrate(t.Context(), ""); err != nil {
 		t.Fatal(err)
 	}
 	conn, err := clickhouse.Open(options)
@@ -380,7 +380,7 @@ func TestMigrateTwiceAndOpenAgain(t *testing.T) {
 		}
 		defer s.Close()
 		for range 2 {
-			if err := s.Migrate(t.Context()); err != nil {
+			if err := s.Migrate(t.Context(), ""); err != nil {
 				t.Fatal(err)
 			}
 		}

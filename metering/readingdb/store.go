@@ -33,10 +33,11 @@ const (
 // unknownDatabase is ClickHouse's error code for a database that does not exist.
 const unknownDatabase = 81
 
-// Store is the readings in one ClickHouse database. Its methods may run at the
+// Store is the readings in one ClickHouse database, on one server or in a cluster. Its methods may run at the
 // same time.
 type Store struct {
-	conn driver.Conn
+	conn     driver.Conn
+	database string
 }
 
 // ParseDSN reads the address of a ClickHouse server, such as
@@ -81,7 +82,7 @@ func Open(ctx context.Context, options *clickhouse.Options) (*Store, error) {
 		conn.Close()
 		return nil, fmt.Errorf("ClickHouse at %s, database %s: %w", strings.Join(o.Addr, ", "), o.Auth.Database, err)
 	}
-	return &Store{conn}, nil
+	return &Store{conn, o.Auth.Database}, nil
 }
 
 func createDatabase(ctx context.Context, o clickhouse.Options) error {
@@ -102,21 +103,24 @@ func (s *Store) Close() error { return s.conn.Close() }
 // Ping reports whether the database answers.
 func (s *Store) Ping(ctx context.Context) error { return s.conn.Ping(ctx) }
 
-// Migrate brings the tables up to date. It may be repeated, and may run in two
-// programs at once.
-func (s *Store) Migrate(ctx context.Context) error {
-	_, err := sql.MigrateClickHouse(ctx,
-		func(ctx context.Context, statement string) error { return s.conn.Exec(ctx, statement) },
-		func(ctx context.Context) (map[string]string, error) {
-			applied := map[string]string{}
-			err := s.rows(ctx, sql.AppliedClickHouseSQL, nil, func(r driver.Rows) error {
-				var name, checksum string
-				err := r.Scan(&name, &checksum)
-				applied[name] = checksum
+// Migrate brings the tables up to date, in the given cluster ("": on this one
+// server). It may be repeated, and may run in two programs at once; with nothing
+// to do it only reads.
+func (s *Store) Migrate(ctx context.Context, cluster string) error {
+	_, err := sql.MigrateClickHouse(ctx, sql.ClickHouse{
+		Cluster: sql.Cluster{Name: cluster, Database: s.database},
+		Exec:    func(ctx context.Context, statement string) error { return s.conn.Exec(ctx, statement) },
+		Query: func(ctx context.Context, query string) (map[string]string, error) {
+			found := map[string]string{}
+			err := s.rows(ctx, query, nil, func(r driver.Rows) error {
+				var key, value string
+				err := r.Scan(&key, &value)
+				found[key] = value
 				return err
 			})
-			return applied, err
-		})
+			return found, err
+		},
+	})
 	return err
 }
 

@@ -4,11 +4,9 @@
 -- the same. Nothing here is ever a sum. New registers are new columns at the end (ALTER TABLE … ADD
 -- COLUMN in a migration of its own, in all three tables, the views and the sorting key of readings).
 --
--- On a cluster the same text is rendered: `CREATE TABLE x (` becomes `CREATE TABLE x_local ON CLUSTER c (`
--- with `ReplicatedReplacingMergeTree` or `ReplicatedAggregatingMergeTree` as engine, and
--- `CREATE TABLE x ON CLUSTER c AS x_local ENGINE = Distributed(c, currentDatabase(), x_local, cityHash64(tenant))`
--- follows; the views read and write the _local tables. A tenant lives on one shard, so every answer
--- about a tenant comes from one.
+-- On a cluster the same text is rendered (sql/cluster.go): each table is x_local, of the Replicated form of
+-- its engine, with x, of engine Distributed by tenant, over it; the views read and write the _local tables.
+-- Every answer being a maximum, none depends on which shard a row lies on, or on how many.
 
 -- Everything accepted, for 13 months. The registers end the sorting key, so that only readings that
 -- are alike in everything replace each other: of two different ones at the same instant the larger counts.

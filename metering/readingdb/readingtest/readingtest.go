@@ -62,7 +62,7 @@ func Store(t testing.TB) *readingdb.Store {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })
-	if err := s.Migrate(t.Context()); err != nil {
+	if err := s.Migrate(t.Context(), ""); err != nil {
 		t.Fatal(err)
 	}
 	return s
