@@ -171,4 +171,3 @@ func (s *server) deleteFromForm(w http.ResponseWriter, r *http.Request, who call
 	http.Redirect(w, r, "/instances", http.StatusSeeOther)
 	return nil
 }
-

@@ -29,7 +29,7 @@ func (s *server) invoicesPage(w http.ResponseWriter, r *http.Request, who caller
 
 type invoicePage struct {
 	frame
-	*invoicing.Invoice
+	Invoice *invoicing.Invoice
 	Lines   []invoiceLine
 	Applied money.Amount // paid by credit when it was issued
 }

@@ -1,0 +1,45 @@
+package portal
+
+import (
+	"html/template"
+	"time"
+)
+
+// RouteForTest is a route as tests walk it.
+type RouteForTest struct {
+	Method, Path                string
+	Anyone, Session, IsOperator bool
+}
+
+// RoutesForTest are all routes.
+func RoutesForTest() []RouteForTest {
+	var all []RouteForTest
+	for _, r := range routes() {
+		all = append(all, RouteForTest{r.method, r.path, r.access == forAnyone, r.access == forSession, r.access == forOperator})
+	}
+	return all
+}
+
+// OpenAPIForTest is the document as it is served.
+var OpenAPIForTest = openAPIDocument
+
+// TemplatesForTest are the parsed pages.
+func TemplatesForTest() map[string]*template.Template { return loadPages(loadStatic()) }
+
+// The throttle, the cache and what pages write numbers with.
+var (
+	NewThrottleForTest  = newThrottle
+	OwnPathForTest      = ownPath
+	BytesTextForTest    = bytesText
+	DurationTextForTest = durationText
+	GroupedForTest      = grouped
+	LastReadingsForTest = lastReadings
+)
+
+const (
+	SignInBurstForTest  = signInBurst
+	MaxAddressesForTest = maxAddresses
+)
+
+// AllowForTest is allow.
+func (t *throttle) AllowForTest(address string, now time.Time) bool { return t.allow(address, now) }
