@@ -3,6 +3,8 @@ package portal
 import (
 	"html/template"
 	"time"
+
+	"github.com/usance/usance/invoicing"
 )
 
 // RouteForTest is a route as tests walk it.
@@ -43,3 +45,9 @@ const (
 
 // AllowForTest is allow.
 func (t *throttle) AllowForTest(address string, now time.Time) bool { return t.allow(address, now) }
+
+// InvoicePageForTest is the page of an invoice.
+func InvoicePageForTest(tenant string, i *invoicing.Invoice) ([]byte, error) {
+	s := &server{pages: loadPages(loadStatic())}
+	return s.html("invoice.html", "content", newInvoicePage(caller{name: tenant}, i))
+}

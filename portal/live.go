@@ -53,7 +53,7 @@ func (s *streams) open(tenant metering.TenantID) (done func(), ok bool) {
 }
 
 // liveBlocks are the parts of the instance page that are sent anew when they change.
-var liveBlocks = []string{"live", "actions"}
+var liveBlocks = []string{"live", "actions", "registers"}
 
 // instanceEvents sends the parts of the instance page that changed, as HTML made
 // by the same template, each as an event named after its block. The session is

@@ -48,10 +48,14 @@ func (s *server) invoicePage(w http.ResponseWriter, r *http.Request, who caller)
 	if err != nil {
 		return err
 	}
+	return s.render(w, http.StatusOK, "invoice.html", newInvoicePage(who, i))
+}
+
+func newInvoicePage(who caller, i *invoicing.Invoice) invoicePage {
 	p := invoicePage{frame: who.frame("invoices", "Invoice "+i.Number), Invoice: i, Applied: creditApplied(i)}
 	for _, l := range i.Lines {
 		p.Lines = append(p.Lines, invoiceLine{lineJSON(l), l.Amount, !l.Allowance.IsZero(), !l.BilledExact.IsZero() || l.Billed.Minor != 0,
 			l.Period.Start.Before(i.Period.Start)})
 	}
-	return s.render(w, http.StatusOK, "invoice.html", p)
+	return p
 }

@@ -4,15 +4,18 @@ const stream = document.querySelector("[data-stream]");
 if (stream && window.EventSource) {
   const note = document.getElementById("live-note");
   const events = new EventSource(stream.dataset.stream);
-  const last = {};
-  for (const name of ["live", "actions"]) {
-    events.addEventListener(name, (event) => {
-      const part = document.getElementById(name);
-      // What someone is typing into is left alone until they are done.
-      if (last[name] === event.data || part.contains(document.activeElement)) return;
-      last[name] = event.data;
-      part.innerHTML = event.data; // made by the server's own template
-    });
+  for (const name of ["live", "actions", "registers"]) {
+    const part = document.getElementById(name);
+    let shown = null;
+    let newest = null;
+    const show = () => {
+      // What someone is typing into or about to press is left alone until they leave it.
+      if (newest === shown || part.contains(document.activeElement)) return;
+      shown = newest;
+      part.innerHTML = newest; // made by the server's own template
+    };
+    events.addEventListener(name, (event) => { newest = event.data; show(); });
+    part.addEventListener("focusout", () => setTimeout(show));
   }
   events.onopen = () => { note.textContent = "Live"; note.dataset.live = "yes"; };
   events.onerror = () => { note.textContent = "Not live: reconnecting"; note.dataset.live = "no"; };
