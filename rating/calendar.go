@@ -90,6 +90,11 @@ func (c *Calendar) timeline(period metering.Window, zone *time.Location) timelin
 	}
 	for t := period.Start; ; {
 		_, change := t.In(zone).ZoneBounds()
+		if !change.IsZero() && !change.After(t) {
+			// Past the zone's table, time gives a leap year's last day an end at
+			// its own beginning. An instant too many does no harm.
+			change = t.AddDate(0, 0, 1)
+		}
 		if change.IsZero() || !change.Before(period.End) {
 			break
 		}
