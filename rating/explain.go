@@ -52,7 +52,7 @@ func (c *Charge) Explain() []Derivation {
 	}
 	if c.Raised != c.Relieved { // at most one of them is not zero
 		steps = append(steps, Derivation{Rule: "minimum", Added: c.Raised.String(), Covered: c.Relieved.String(), Quantity: c.Billable.String(),
-			Text: fmt.Sprintf("minimum %s: %s + %s − %s = %s %s", c.Rate.Minimum.Text,
+			Text: fmt.Sprintf("%s over all: %s + %s − %s = %s %s", strings.TrimSpace(c.Rate.rule()),
 				c.Billable.Add(c.Relieved).Sub(c.Raised), c.Raised, c.Relieved, c.Billable, unit)})
 	}
 	if !c.Rate.Included.Amount.IsZero() {
@@ -136,7 +136,7 @@ func (s *Start) explain(unit string, r *Rate) Derivation {
 	if s.Start != "" {
 		fmt.Fprintf(&text, " start %s", s.Start)
 	}
-	if r.OrHigher != "" {
+	if len(r.Also) > 0 || r.OrHigher != "" {
 		fmt.Fprintf(&text, " %s", s.Meter)
 	}
 	fmt.Fprintf(&text, ": measured %s %s from %s to %s", s.Measured, unit,

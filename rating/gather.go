@@ -141,7 +141,7 @@ func (g *gatherer) fitOf(u *metering.Usage) (*fit, error) {
 	f := &fit{meter: u.Meter, labels: u.Labels}
 	for i := range g.rates {
 		r := &g.rates[i]
-		if r.Meter != u.Meter && r.OrHigher != u.Meter || r.Component != g.component || !r.Where.fits(&u.Labels) {
+		if !slices.Contains(r.all, u.Meter) || r.Component != g.component || !r.Where.fits(&u.Labels) {
 			continue
 		}
 		f.rates = append(f.rates, i)

@@ -1,6 +1,7 @@
 package rating
 
 import (
+	"slices"
 	"time"
 
 	"github.com/usance/usance/metering"
@@ -45,15 +46,17 @@ type Rate struct {
 	ID          string
 	Component   string // rates of one component exclude each other, those of several add up
 	Meter       metering.Meter
-	OrHigher    metering.Meter // counts instead where it comes to more; "" for none
-	Percentile  int            // bills this percentile of the period's slots; 0 bills what was used
-	ValidDays   bool           // ranks the slots of days with usage only, and prorates by them
+	Also        []metering.Meter // counted together with Meter
+	OrHigher    metering.Meter   // counts instead where it comes to more; "" for none
+	Percentile  int              // bills this percentile of the period's slots; 0 bills what was used
+	ValidDays   bool             // ranks the slots of days with usage only, and prorates by them
 	Where       Where
 	Steps       []Step // at least one; only the last has no UpTo
 	Tiers       Tiers
 	Pool        Pool
 	Minimum     Minimum
-	Granularity Span // per start; zero for none
+	Granularity Span // zero for none
+	Rounds      For  // what granularity rounds: ForStart or ForResource
 	Included    Included
 	Cap         Cap
 	OnResize    OnResize
@@ -67,21 +70,20 @@ type Rate struct {
 type Minimum struct {
 	Usage Span  // zero for none
 	Nano  int64 // billionths of the currency unit, zero for none; the larger of both counts
-	For   MinimumFor
+	For   For
 	Text  string // as written in the plan
 }
 
 // IsZero reports whether there is no minimum.
 func (m Minimum) IsZero() bool { return m.Usage.IsZero() && m.Nano == 0 }
 
-// MinimumFor says what a minimum is charged for.
-type MinimumFor uint8
+// For says what a minimum or a granularity is applied to.
+type For uint8
 
-// ForStart is a minimum of each start over its whole life, ForResource of each
-// resource likewise, ForTenant of each period, also without any usage: a
-// commitment.
+// ForStart is each start over its whole life, ForResource each resource
+// likewise, ForTenant each period, also without any usage: a commitment.
 const (
-	ForStart MinimumFor = iota
+	ForStart For = iota
 	ForResource
 	ForTenant
 )
@@ -194,7 +196,7 @@ func (p *Plan) MayFall(r *Rate) bool {
 	resized, rounded := false, r.rounds()
 	for i := range p.Rates {
 		o := &p.Rates[i]
-		if o.Meter != r.Meter || o.Component != r.Component || o.ID == r.ID {
+		if o.ID == r.ID || !r.rivals(o) {
 			continue
 		}
 		// A start that goes on under another rate takes along what minimum and
@@ -209,7 +211,25 @@ func (p *Plan) MayFall(r *Rate) bool {
 }
 
 // rounds reports whether a start is charged for more than was measured.
-func (r *Rate) rounds() bool { return !r.Minimum.IsZero() || !r.Granularity.IsZero() }
+func (r *Rate) rounds() bool {
+	return r.Minimum.For == ForStart && !r.Minimum.IsZero() || r.Rounds == ForStart && !r.Granularity.IsZero()
+}
+
+// meters are all that the rate fits.
+func (r *Rate) meters() []metering.Meter {
+	all := append([]metering.Meter{r.Meter}, r.Also...)
+	if r.OrHigher != "" {
+		all = append(all, r.OrHigher)
+	}
+	return all
+}
+
+// rivals reports whether the rates exclude each other for some meter.
+func (r *Rate) rivals(o *Rate) bool {
+	return r.Component == o.Component && slices.ContainsFunc(r.meters(), func(m metering.Meter) bool {
+		return slices.Contains(o.meters(), m)
+	})
+}
 
 // prorates reports whether a change of flavor divides the rate's cap or allowance.
 func (r *Rate) prorates() bool {

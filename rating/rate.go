@@ -173,8 +173,16 @@ func (r *priced) lifelong(q metering.Quantity) metering.Quantity {
 	if q.IsZero() {
 		return q
 	}
-	q = roundUp(q, r.granularity)
-	if r.Minimum.For == ForStart {
+	return r.least(q, ForStart)
+}
+
+// least is what the granularity and the minimum of a start, a resource or the
+// tenant make of a quantity.
+func (r *priced) least(q metering.Quantity, of For) metering.Quantity {
+	if r.Rounds == of {
+		q = roundUp(q, r.granularity)
+	}
+	if r.Minimum.For == of {
 		q = larger(q, r.minimum)
 	}
 	return q
@@ -202,7 +210,7 @@ func (c *charging) enter(s *stretch, entry Start) {
 		resource = ""
 	}
 	p, side := c.open(s.rate, resource), 0
-	if s.fit.meter != rate.Meter {
+	if s.fit.meter == rate.OrHigher {
 		side = 1
 	}
 	p.add(side, entry)
@@ -256,7 +264,7 @@ func (c *charging) price(p *pool, stretches []*stretch) {
 	charge, rate := &p.charge, &c.rates[p.charge.index]
 	share, whole := metering.Thousandths(1), metering.Thousandths(1)
 	if rate.prorates() {
-		share, whole = p.share(stretches)
+		share, whole = p.share(rate.all, stretches)
 	}
 	side := 0
 	if p.billable[1].Cmp(p.billable[0]) > 0 {
@@ -266,9 +274,7 @@ func (c *charging) price(p *pool, stretches []*stretch) {
 	if p.traffic != nil {
 		c.percentile(p)
 	}
-	if rate.Minimum.For != ForStart {
-		rate.raise(charge)
-	}
+	rate.raise(charge)
 	charge.Allowed = rate.allowance(c.Rater, p.resources, share, whole, stretches)
 	charge.Included = smaller(charge.Allowed, charge.Billable)
 	if cap(c.parts) < len(rate.steps) {
@@ -289,10 +295,11 @@ func (c *charging) price(p *pool, stretches []*stretch) {
 	}
 }
 
-// share is the part of the resource that the pool's flavors have, by running
-// time, where a resource had several flavors in the period; by the meter itself
-// where running time does not tell of all of them.
-func (p *pool) share(stretches []*stretch) (share, whole metering.Quantity) {
+// share is the part of the resource that the pool's flavors have, where a
+// resource had several flavors in the period: by running time, unless the rate
+// is of running time itself, or that does not tell of all flavors; then by what
+// the rate measures.
+func (p *pool) share(meters []metering.Meter, stretches []*stretch) (share, whole metering.Quantity) {
 	one := metering.Thousandths(1)
 	if len(stretches) == 1 {
 		return one, one
@@ -300,7 +307,7 @@ func (p *pool) share(stretches []*stretch) (share, whole metering.Quantity) {
 	var mine, all, ran []string
 	for _, s := range stretches {
 		flavor := s.fit.labels.Flavor
-		if s.fit.meter == p.charge.Rate.Meter {
+		if slices.Contains(meters, s.fit.meter) {
 			all = append(all, flavor)
 			if s.rate == p.charge.index {
 				mine = append(mine, flavor)
@@ -310,14 +317,13 @@ func (p *pool) share(stretches []*stretch) (share, whole metering.Quantity) {
 			ran = append(ran, flavor)
 		}
 	}
-	basis := metering.InstanceRunning
-	for _, flavor := range all {
-		if !slices.Contains(ran, flavor) {
-			basis = p.charge.Rate.Meter
-		}
+	basis := meters
+	told := !slices.ContainsFunc(all, func(flavor string) bool { return !slices.Contains(ran, flavor) })
+	if told && !slices.Contains(meters, metering.InstanceRunning) {
+		basis = []metering.Meter{metering.InstanceRunning}
 	}
 	for _, s := range stretches {
-		if s.fit.meter != basis {
+		if !slices.Contains(basis, s.fit.meter) {
 			continue
 		}
 		whole = whole.Add(s.measured)
@@ -366,22 +372,29 @@ func (r *priced) accrued(rater *Rater, stretches []*stretch) metering.Quantity {
 	return part(r.included, all, month)
 }
 
-// raise applies a minimum per resource or per tenant: what is billable is
-// G(before + q) − G(before), where G is the larger of usage and minimum.
+// raise applies what is stated per resource or per tenant: billable is
+// G(before + q) − G(before), where G is granularity and minimum.
 func (r *priced) raise(c *Charge) {
-	if r.Minimum.For == ForResource && c.Billable.IsZero() {
+	if r.Minimum.For != ForTenant && (c.Billable.IsZero() || r.Minimum.For == ForStart && r.Rounds == ForStart) {
 		return
 	}
 	var before, paid metering.Quantity
 	for i := range c.Starts {
-		if s := &c.Starts[i]; r.Minimum.For == ForResource && (i == 0 || s.Start != c.Starts[i-1].Start || s.Resource != c.Starts[i-1].Resource) {
+		s := &c.Starts[i]
+		if i == 0 || s.Start != c.Starts[i-1].Start || s.Meter != c.Starts[i-1].Meter {
 			before = before.Add(r.lifelong(s.Before))
 		}
 	}
-	if !before.IsZero() {
-		paid = larger(before, r.minimum)
+	life := before.Add(c.Billable)
+	if r.Pool == PoolTenant {
+		life = r.least(c.Billable, ForTenant)
+	} else {
+		life = r.least(life, ForResource)
+		if !before.IsZero() {
+			paid = r.least(before, ForResource)
+		}
 	}
-	billable := larger(before.Add(c.Billable), r.minimum).Sub(paid)
+	billable := life.Sub(paid)
 	c.Raised, c.Relieved = billable.Sub(c.Billable), c.Billable.Sub(billable)
 	c.Billable = billable
 }

@@ -28,6 +28,7 @@ const mainComponent = ""
 // priced is a rate with all quantities in thousandths of base units.
 type priced struct {
 	*Rate
+	all                  []metering.Meter
 	steps                []pricedStep
 	minimum, granularity metering.Quantity
 	included, month      metering.Quantity
@@ -66,6 +67,7 @@ func (p *Plan) For(period metering.Window) (*Rater, error) {
 func (r *Rater) price(rate *Rate) (priced, error) {
 	p := priced{
 		Rate:        rate,
+		all:         rate.meters(),
 		minimum:     r.quantity(rate.Minimum.Usage),
 		granularity: r.quantity(rate.Granularity),
 		included:    r.quantity(rate.Included.Amount),

@@ -75,14 +75,12 @@ func (p *Plan) Conflicts() []Conflict {
 	rivals := make(map[string][]int) // rates of one meter and component
 	var order []string
 	for i := range p.Rates {
-		for _, meter := range []metering.Meter{p.Rates[i].Meter, p.Rates[i].OrHigher} {
+		for _, meter := range p.Rates[i].meters() {
 			key := p.Rates[i].Component + " " + string(meter)
 			if rivals[key] == nil {
 				order = append(order, key)
 			}
-			if meter != "" {
-				rivals[key] = append(rivals[key], i)
-			}
+			rivals[key] = append(rivals[key], i)
 		}
 	}
 	for _, key := range order {
@@ -141,6 +139,6 @@ func (p *Plan) eachLabels(rates []int, f func(*metering.Labels, []string)) {
 // other labels and the time.
 func (p *Plan) Sells(meter metering.Meter, flavor string) bool {
 	return slices.ContainsFunc(p.Rates, func(r Rate) bool {
-		return r.Meter == meter && allows(r.Where.Flavor, flavor)
+		return slices.Contains(r.meters(), meter) && allows(r.Where.Flavor, flavor)
 	})
 }

@@ -16,23 +16,11 @@ func (d *decoder) rate(n *yaml.Node, plan *rating.Plan) rating.Rate {
 	var r rating.Rate
 	base, known := "", false
 	if m := child(n, "meter"); m != nil {
-		if s, ok := d.scalar(m); ok {
-			r.Meter = metering.Meter(s)
-			if base, known = r.Meter.BaseUnit(); !known {
-				d.errorf(m, "there is no meter %q; the meters are %s", s, meterNames())
-			}
-		}
+		base, known = d.meters(m, &r)
 	}
 	if p := child(n, "percentile"); p != nil && known {
 		r.Percentile, r.ValidDays = d.percentile(p, base)
 		base = slotBytes
-	}
-	span := func(to *rating.Span) func(*yaml.Node) {
-		return func(n *yaml.Node) {
-			if known {
-				*to = d.span(n, base)
-			}
-		}
 	}
 	var price, steps *yaml.Node
 	d.mapping(n, "a rate", fields{
@@ -47,13 +35,16 @@ func (d *decoder) rate(n *yaml.Node, plan *rating.Plan) rating.Rate {
 		"steps":       func(n *yaml.Node) { steps = n },
 		"pool":        func(n *yaml.Node) { r.Pool = rating.Pool(d.choice(n, "resource", "tenant")) },
 		"minimum":     nil,
-		"granularity": span(&r.Granularity),
+		"granularity": nil,
 		"included":    nil,
 		"cap":         func(n *yaml.Node) { r.Cap = d.cap(n, base) },
 		"on_resize":   func(n *yaml.Node) { r.OnResize = rating.OnResize(d.choice(n, "prorate", "restart")) },
 	}, "id", "meter")
 	if in := child(n, "included"); in != nil && known {
 		r.Included = d.included(in, base, r.Pool)
+	}
+	if g := child(n, "granularity"); g != nil && known {
+		r.Granularity, r.Rounds = d.granularity(g, base, r.Pool)
 	}
 	if m := child(n, "minimum"); m != nil && known {
 		r.Minimum = d.minimum(m, base, r.Pool, string(plan.Currency))
@@ -109,6 +100,57 @@ func (d *decoder) orHigher(n *yaml.Node, r *rating.Rate) metering.Meter {
 		d.errorf(n, "%q is not another meter in %s", s, mine)
 	}
 	return metering.Meter(s)
+}
+
+// meters reads one meter, or several in one base unit that count together.
+func (d *decoder) meters(n *yaml.Node, r *rating.Rate) (base string, known bool) {
+	for i, item := range d.list(n) {
+		s, ok := d.scalar(item)
+		if !ok {
+			return "", false
+		}
+		m := metering.Meter(s)
+		unit, ok := m.BaseUnit()
+		switch {
+		case !ok:
+			d.errorf(item, "there is no meter %q; the meters are %s", s, meterNames())
+			return "", false
+		case i == 0:
+			r.Meter, base = m, unit
+			continue
+		case unit != base:
+			d.errorf(item, "meter %s is in %s and not in %s as %s is; they cannot count together", s, unit, base, r.Meter)
+		case m == r.Meter || slices.Contains(r.Also, m):
+			d.errorf(item, "meter %s twice", s)
+		}
+		r.Also = append(r.Also, m)
+	}
+	return base, r.Meter != ""
+}
+
+// granularity reads "1 h", "1 h per start", "1 h per resource".
+func (d *decoder) granularity(n *yaml.Node, base string, pool rating.Pool) (rating.Span, rating.For) {
+	s, ok := d.scalar(n)
+	if !ok {
+		return rating.Span{}, 0
+	}
+	least, per, _ := strings.Cut(s, " per ")
+	span, err := parseSpan(strings.TrimSpace(least), base)
+	if err != nil {
+		d.errorf(n, "granularity: %v", err)
+	}
+	span.Text = s
+	switch per = strings.TrimSpace(per); {
+	case per == "" || per == "start":
+		return span, rating.ForStart
+	case per == "resource" && pool == rating.PoolResource:
+		return span, rating.ForResource
+	case per == "resource":
+		d.errorf(n, "granularity per resource needs pool: resource")
+	default:
+		d.errorf(n, "granularity per %q is not known; per start and per resource are", per)
+	}
+	return span, 0
 }
 
 func meterNames() string {
@@ -219,14 +261,14 @@ func (d *decoder) minimum(n *yaml.Node, base string, pool rating.Pool, currency 
 		switch {
 		case per != "" && whom == 0 && per != "start":
 			d.errorf(item, "a minimum per %q is not known; per start, per resource and per tenant are", per)
-		case rating.MinimumFor(whom) == rating.ForTenant && pool != rating.PoolTenant:
+		case rating.For(whom) == rating.ForTenant && pool != rating.PoolTenant:
 			d.errorf(item, "a minimum per tenant needs pool: tenant")
-		case rating.MinimumFor(whom) == rating.ForResource && pool != rating.PoolResource:
+		case rating.For(whom) == rating.ForResource && pool != rating.PoolResource:
 			d.errorf(item, "a minimum per resource needs pool: resource")
-		case i > 0 && m.For != rating.MinimumFor(whom):
+		case i > 0 && m.For != rating.For(whom):
 			d.errorf(item, "minimums of one rate are all per start, all per resource or all per tenant")
 		}
-		m.For = rating.MinimumFor(whom)
+		m.For = rating.For(whom)
 		var err error
 		if money, ok := strings.CutSuffix(least, " "+currency); ok {
 			if m.Nano, err = parseDecimal(money); err == nil && m.Nano == 0 {
