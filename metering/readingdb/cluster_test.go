@@ -2,6 +2,9 @@ package readingdb_test
 
 import (
 	"context"
+	"encoding/xml"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -152,5 +155,79 @@ func TestStatementsOnDistributedTables(t *testing.T) {
 	}
 	if diff := cmp.Diff(answers(one), answers(many)); diff != "" {
 		t.Errorf("-one server +distributed:\n%s", diff)
+	}
+}
+
+// element is an XML element with what is in it.
+type element struct {
+	XMLName xml.Name
+	Text    string    `xml:",chardata"`
+	Inside  []element `xml:",any"`
+}
+
+func (e element) at(path ...string) []element {
+	found := []element{e}
+	for _, name := range path {
+		var next []element
+		for _, f := range found {
+			for _, in := range f.Inside {
+				if in.XMLName.Local == name {
+					next = append(next, in)
+				}
+			}
+		}
+		found = next
+	}
+	return found
+}
+
+// TestExampleOfACluster reads deploy/clickhouse: the engine knows the settings
+// in it, and all its parts speak of the same nodes.
+func TestExampleOfACluster(t *testing.T) {
+	var all element // the files' parts together, as a server joins them
+	for _, name := range []string{"config.d/cluster.xml", "config.d/keeper.xml", "config.d/node.xml", "users.d/usance.xml"} {
+		text, err := os.ReadFile(filepath.Join("../../deploy/clickhouse", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var file element
+		if err := xml.Unmarshal(text, &file); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		all.Inside = append(all.Inside, file.Inside...)
+	}
+
+	_, options := openEmpty(t)
+	conn := connect(t, options)
+	for table, settings := range map[string][]element{
+		"settings": all.at("profiles", "usance"), "merge_tree_settings": all.at("merge_tree"),
+	} {
+		if len(settings) != 1 || len(settings[0].Inside) == 0 {
+			t.Fatalf("%s: the example sets none", table)
+		}
+		for _, s := range settings[0].Inside {
+			var known uint64
+			if err := conn.QueryRow(t.Context(), "SELECT count() FROM system."+table+" WHERE name = $1", s.XMLName.Local).Scan(&known); err != nil || known != 1 {
+				t.Errorf("system.%s: the engine does not know %s (%v)", table, s.XMLName.Local, err)
+			}
+		}
+	}
+
+	texts := func(path ...string) (texts []string) {
+		for _, e := range all.at(path...) {
+			texts = append(texts, strings.TrimSpace(e.Text))
+		}
+		return texts
+	}
+	nodes := []string{"ch1", "ch2", "ch3"}
+	for _, path := range []string{"remote_servers usance shard replica host", "zookeeper node host", "keeper_server raft_configuration server hostname"} {
+		if diff := cmp.Diff(nodes, texts(strings.Fields(path)...)); diff != "" {
+			t.Errorf("%s, -want +got:\n%s", path, diff)
+		}
+	}
+	for _, path := range []string{"macros shard", "macros replica", "keeper_server server_id", "interserver_http_host"} {
+		if got := texts(strings.Fields(path)...); len(got) != 1 || got[0] == "" {
+			t.Errorf("%s: %q, want one", path, got)
+		}
 	}
 }
