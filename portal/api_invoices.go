@@ -13,16 +13,13 @@ import (
 	"github.com/usance/usance/rating/money"
 )
 
-// Decimals of numbers that are fractions: quantities in the price's unit and
-// exact amounts. Further ones are rounded away, for people; the amount that
-// counts was rounded from the fraction itself.
-const (
-	quantityDecimals = 9
-	exactDecimals    = 12
-)
+// decimals are those of quantities in the price's unit and of exact amounts: a
+// byte in TiB can still be told. Further ones are rounded away, for people; the
+// amount that counts was rounded from the fraction itself.
+const decimals = 12
 
 // decimal is a fraction as a decimal without trailing zeros.
-func decimal(f money.Fraction, decimals int) string {
+func decimal(f money.Fraction) string {
 	whole, frac, _ := strings.Cut(f.Decimal(decimals), ".")
 	if frac = strings.TrimRight(frac, "0"); frac != "" {
 		return whole + "." + frac
@@ -33,9 +30,9 @@ func decimal(f money.Fraction, decimals int) string {
 func lineJSON(l invoicing.LineItem) InvoiceLineJSON {
 	return InvoiceLineJSON{
 		Description: l.Description(), Rate: l.Rate, Meter: string(l.Meter), Start: l.Period.Start, End: l.Period.End,
-		Quantity: decimal(l.Quantity, quantityDecimals), Unit: l.Unit, Price: l.Price,
-		Allowance: decimal(l.Allowance, exactDecimals), Exact: decimal(l.Exact.Sub(l.Allowance), exactDecimals),
-		BilledExact: decimal(l.BilledExact, exactDecimals), Billed: l.Billed.String(), Amount: l.Amount.String(),
+		Quantity: decimal(l.Quantity), Unit: l.Unit, Price: l.Price,
+		Allowance: decimal(l.Allowance), Exact: decimal(l.Exact.Sub(l.Allowance)),
+		BilledExact: decimal(l.BilledExact), Billed: l.Billed.String(), Amount: l.Amount.String(),
 	}
 }
 

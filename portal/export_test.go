@@ -41,6 +41,7 @@ var (
 const (
 	SignInBurstForTest  = signInBurst
 	MaxAddressesForTest = maxAddresses
+	MaxStreamsOfForTest = maxStreamsOf
 )
 
 // AllowForTest is allow.

@@ -14,6 +14,7 @@ import (
 	"github.com/andybalholm/cascadia"
 	"golang.org/x/net/html"
 
+	"github.com/usance/usance/metering"
 	"github.com/usance/usance/portal"
 )
 
@@ -239,5 +240,44 @@ func TestPagesWithoutAccrued(t *testing.T) {
 	i, _ := w.instance(c, "web")
 	for path, selector := range map[string]string{"/instances": "td[data-label=Accrued]", "/instances/" + string(i.ID): "#accrued"} {
 		check(t, w.page(c.browser, path).body, map[string]string{selector: "not known now"})
+	}
+}
+
+func TestUnknownSince(t *testing.T) {
+	w := newWorld(t)
+	c := w.customer("a@example.com")
+	i, _ := w.instance(c, "web")
+	since := time.Now().UTC().Add(-time.Minute)
+	_, err := w.pool.Exec(t.Context(), `UPDATE instances SET state = 'unknown', since = $2 WHERE id = $1`, i.ID, since)
+	w.must(err)
+	want := "unknown since " + since.Format("15:04") + " UTC"
+	for _, path := range []string{"/instances", "/instances/" + string(i.ID)} {
+		check(t, w.page(c.browser, path).body, map[string]string{"[data-state=unknown]": want})
+	}
+}
+
+// TestStreamsAreBounded opens as many live pages of one tenant as it may have,
+// and one more.
+func TestStreamsAreBounded(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.customer("a@example.com"), w.customer("b@example.com")
+	ofA, _ := w.instance(a, "web")
+	ofB, _ := w.instance(b, "web")
+	open := func(c customer, id metering.InstanceID) int {
+		resp, err := c.browser.Get(w.url + "/instances/" + string(id) + "/events")
+		w.must(err)
+		t.Cleanup(func() { resp.Body.Close() })
+		return resp.StatusCode
+	}
+	for n := range portal.MaxStreamsOfForTest {
+		if status := open(a, ofA.ID); status != http.StatusOK {
+			t.Fatalf("stream %d: %d", n, status)
+		}
+	}
+	if status := open(a, ofA.ID); status != http.StatusTooManyRequests {
+		t.Errorf("one more: %d, want 429", status)
+	}
+	if status := open(b, ofB.ID); status != http.StatusOK {
+		t.Errorf("another tenant's: %d", status)
 	}
 }

@@ -111,7 +111,7 @@ type InvoiceJSON struct {
 
 // InvoiceLineJSON is one line item: quantity × price − allowance = exact, which
 // is this invoice's part; billed_exact + exact, rounded once, less billed is the
-// amount. Quantities have at most 9 decimals and exact amounts 12; further ones
+// amount. Quantities and exact amounts have at most 12 decimals; further ones
 // are rounded away here alone.
 type InvoiceLineJSON struct {
 	Description string    `json:"description"`
