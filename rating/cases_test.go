@@ -2,6 +2,7 @@ package rating_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"math/big"
 	"os"
@@ -91,6 +92,7 @@ func runCase(t *testing.T, plan *rating.Plan, usageText, want []byte) {
 	if diff := cmp.Diff(normal(string(want)), normal(got)); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
+	verified(t, plan, period, usage)
 	slices.Reverse(usage)
 	if again := statementText(plan, period, usage); again != got {
 		t.Errorf("the order of usage matters:\n%s", cmp.Diff(got, again))
@@ -222,4 +224,24 @@ func quantity(t *testing.T, number, unit string, period metering.Window) meterin
 		t.Fatal(err)
 	}
 	return q
+}
+
+// verified writes the explained statement out, reads it back and verifies it.
+func verified(t *testing.T, plan *rating.Plan, period metering.Window, usage []metering.Usage) {
+	t.Helper()
+	result, err := plan.Rate(period, usage)
+	if err != nil {
+		return
+	}
+	source, err := json.Marshal(result.Statement(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s rating.Statement
+	if err := json.Unmarshal(source, &s); err != nil {
+		t.Fatal(err)
+	}
+	if differences, err := s.Verify(); err != nil || len(differences) > 0 {
+		t.Errorf("the statement is not what its derivations say: %v %v\n%s", err, differences, source)
+	}
 }

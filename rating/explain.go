@@ -1,7 +1,7 @@
 package rating
 
 import (
-	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -9,31 +9,31 @@ import (
 	"github.com/usance/usance/rating/money"
 )
 
-// Derivation is one step from what was measured to what is charged. Quantities
-// are in the meter's base unit, money is exact until the rule "share".
+// Derivation is one step from what was measured to what is charged, as a
+// statement shows it. Quantities are decimals in the meter's base unit; money is
+// exact, a decimal or a quotient, until the rule "share" rounds it.
 type Derivation struct {
-	Rule     string              `json:"rule"` // start, included, price, cap, share
+	Rule     string              `json:"rule"` // start, higher, percentile, minimum, included, price, cap, top-up, discount, share
 	Resource metering.ResourceID `json:"resource,omitempty"`
 	Start    string              `json:"start,omitempty"`
 	Windows  []string            `json:"windows,omitempty"` // when it was measured
 	Gaps     []string            `json:"gaps,omitempty"`    // between them
-	Before   string              `json:"before,omitempty"`
+	Before   string              `json:"before,omitempty"`  // measured in earlier periods
 	Measured string              `json:"measured,omitempty"`
-	Covered  string              `json:"covered,omitempty"` // paid in earlier periods by granularity or minimum
+	Covered  string              `json:"covered,omitempty"` // charged in earlier periods by granularity or minimum
 	Added    string              `json:"added,omitempty"`   // by granularity or minimum
 	Allowed  string              `json:"allowed,omitempty"` // by included
 	Quantity string              `json:"quantity,omitempty"`
-	Step     int                 `json:"step,omitempty"`  // from 1
-	Price    string              `json:"price,omitempty"` // as the plan has it
-	Nano     int64               `json:"nano,omitempty"`  // billionths of the currency unit
-	Per      int64               `json:"per,omitempty"`   // base units
-	Cap      string              `json:"cap,omitempty"`   // as the plan has it
-	Bound    string              `json:"bound,omitempty"` // what that is for this charge
-	Exact    string              `json:"exact,omitempty"` // this resource's charge
-	Of       string              `json:"of,omitempty"`    // the rate's, over all resources
-	Whole    string              `json:"whole,omitempty"` // Of, rounded
-	Amount   string              `json:"amount,omitempty"`
-	Text     string              `json:"text"` // the same for people
+	Step     int                 `json:"step,omitempty"` // from 1
+	Nano     int64               `json:"nano,omitempty"` // the price in billionths of the currency unit
+	Per      int64               `json:"per,omitempty"`  // base units
+	Bound    string              `json:"bound,omitempty"`
+	Percent  string              `json:"percent,omitempty"`
+	Of       string              `json:"of,omitempty"`     // of all resources together
+	Whole    string              `json:"whole,omitempty"`  // Of, rounded
+	Exact    string              `json:"exact,omitempty"`  // before rounding
+	Amount   string              `json:"amount,omitempty"` // what the step adds to the charge; after "share", the line's
+	Text     string              `json:"text"`             // the same for people
 }
 
 // Explain is the derivation of the charge, before rounding.
@@ -43,139 +43,168 @@ func (c *Charge) Explain() []Derivation {
 	for i := range c.Starts {
 		steps = append(steps, c.Starts[i].explain(unit, c.Rate))
 	}
-	if p := c.Percentile; p != nil {
+	if c.Percentile != nil {
 		unit += " in 5 min"
-		steps = append(steps, p.explain(c, unit))
+		steps = append(steps, c.Percentile.explain(c, unit))
 	} else if c.Rate.OrHigher != "" {
-		steps = append(steps, Derivation{Rule: "higher", Quantity: c.Billable.String(),
-			Text: fmt.Sprintf("the higher of %s and %s counts: %s %s", c.Rate.Meter, c.Rate.OrHigher, c.Billable, unit)})
+		steps = append(steps, Derivation{Rule: "higher", Quantity: c.Billable.Add(c.Relieved).Sub(c.Raised).String(),
+			Text: text("the higher of ", string(c.Rate.Meter), " and ", string(c.Rate.OrHigher), " counts: ", c.Measured.String(), " ", unit)})
 	}
 	if c.Raised != c.Relieved { // at most one of them is not zero
-		steps = append(steps, Derivation{Rule: "minimum", Added: c.Raised.String(), Covered: c.Relieved.String(), Quantity: c.Billable.String(),
-			Text: fmt.Sprintf("%s over all: %s + %s − %s = %s %s", strings.TrimSpace(c.Rate.rule()),
-				c.Billable.Add(c.Relieved).Sub(c.Raised), c.Raised, c.Relieved, c.Billable, unit)})
+		steps = append(steps, c.explainMinimum(unit))
 	}
 	if !c.Rate.Included.Amount.IsZero() {
-		steps = append(steps, Derivation{
-			Rule: "included", Allowed: c.Allowed.String(), Quantity: c.Included.String(),
-			Text: fmt.Sprintf("included %s: %s %s, of which %s used; %s − %s = %s %s remain",
-				c.Rate.Included.text(), c.Allowed, unit, c.Included, c.Billable, c.Included, c.Billable.Sub(c.Included), unit),
-		})
+		steps = append(steps, c.explainIncluded(unit))
 	}
-	var allowance money.Fraction
 	for i := range c.Parts {
-		p := &c.Parts[i]
-		s := &c.Rate.Steps[p.Step]
-		allowance = allowance.Add(p.Allowance)
-		text := fmt.Sprintf("%s %s at %s: %s × %s ÷ %d %s = %s", p.Quantity, unit, s.Text,
-			p.Quantity, money.Frac(p.Price.Nano, 1_000_000_000).Text(), p.Price.Per, unit, p.Exact.Text())
-		if len(c.Rate.Steps) > 1 {
-			text = fmt.Sprintf("step %d: %s", p.Step+1, text)
-		}
-		steps = append(steps, Derivation{Rule: "price", Step: p.Step + 1, Quantity: p.Quantity.String(),
-			Price: s.Text, Nano: p.Price.Nano, Per: p.Price.Per, Amount: p.Exact.Text(), Text: text})
+		steps = append(steps, c.explainPart(&c.Parts[i], unit))
 	}
-	for _, d := range c.Discounts {
-		allowance = allowance.Sub(d.Amount)
-	}
-	capped := c.Exact
-	for _, d := range c.Discounts {
-		capped = capped.Add(d.Amount)
-	}
-	switch {
-	case c.Rate.TopUp:
-		steps = append(steps, Derivation{Rule: "top-up", Amount: allowance.Neg().Text(),
-			Text: fmt.Sprintf("all other charges count towards it: %s − %s = %s", capped.Add(allowance).Text(), allowance.Text(), capped.Text())})
-	case c.Rate.Cap.Set:
-		steps = append(steps, Derivation{Rule: "cap", Cap: c.Rate.Cap.Text, Bound: c.Bound.Text(), Amount: allowance.Neg().Text(),
-			Text: fmt.Sprintf("cap %s (here %s): %s − %s = %s", c.Rate.Cap.Text, c.Bound.Text(),
-				capped.Add(allowance).Text(), allowance.Text(), capped.Text())})
-	}
-	for _, d := range c.Discounts {
-		steps = append(steps, Derivation{Rule: "discount", Price: d.Discount.Text, Amount: d.Amount.Neg().Text(),
-			Text: fmt.Sprintf("discount %s: %s − %s = %s", d.Discount.Text, capped.Text(), d.Amount.Text(), capped.Sub(d.Amount).Text())})
-		capped = capped.Sub(d.Amount)
-	}
-	return steps
-}
-
-func (p *Percentile) explain(c *Charge, unit string) Derivation {
-	text := fmt.Sprintf("percentile %d of %s: of %d slots (%d measured) the highest %d are dropped, the next counts: %s %s",
-		c.Rate.Percentile, p.Meter, p.Slots, p.Measured, p.Dropped, c.Billable, unit)
-	if p.Month > 0 {
-		text += fmt.Sprintf(", for %d of %d days", p.Days, p.Month)
-	}
-	if p.Thin() {
-		text += "; fewer than 90 % of the slots were measured"
-	}
-	return Derivation{Rule: "percentile", Quantity: c.Billable.String(), Text: text}
-}
-
-func (in Included) text() string {
-	switch in.Per {
-	case PerResource:
-		return in.Amount.Text + " per resource"
-	case PerInstanceMonth:
-		return in.Amount.Text + " per instance-month"
-	}
-	return in.Amount.Text
+	return c.explainAllowances(steps)
 }
 
 func (s *Start) explain(unit string, r *Rate) Derivation {
 	d := Derivation{Rule: "start", Resource: s.Resource, Start: s.Start, Before: s.Before.String(),
 		Measured: s.Measured.String(), Covered: s.Covered.String(), Added: s.Added.String(),
-		Quantity: s.Measured.Sub(s.Covered).Add(s.Added).String()}
+		Quantity: s.Measured.Sub(s.Covered).Add(s.Added).String(), Windows: make([]string, 0, len(s.Windows))}
 	for i, w := range s.Windows {
 		d.Windows = append(d.Windows, w.String())
 		if i > 0 {
 			d.Gaps = append(d.Gaps, metering.Window{Start: s.Windows[i-1].End, End: w.Start}.String())
 		}
 	}
-	var text strings.Builder
-	fmt.Fprintf(&text, "%s", s.Resource)
+	words := []string{string(s.Resource)}
 	if s.Start != "" {
-		fmt.Fprintf(&text, " start %s", s.Start)
+		words = append(words, " start ", s.Start)
 	}
 	if len(r.Also) > 0 || r.OrHigher != "" {
-		fmt.Fprintf(&text, " %s", s.Meter)
+		words = append(words, " ", string(s.Meter))
 	}
-	fmt.Fprintf(&text, ": measured %s %s from %s to %s", s.Measured, unit,
-		s.Windows[0].Start.UTC().Format(time.RFC3339), s.Windows[len(s.Windows)-1].End.UTC().Format(time.RFC3339))
+	words = append(words, ": measured ", d.Measured, " ", unit,
+		" from ", s.Windows[0].Start.UTC().Format(time.RFC3339), " to ", s.Windows[len(s.Windows)-1].End.UTC().Format(time.RFC3339))
 	if len(d.Gaps) > 0 {
-		fmt.Fprintf(&text, " with %d gaps", len(d.Gaps))
+		words = append(words, ", gaps: ", strconv.Itoa(len(d.Gaps)))
 	}
 	if !s.Before.IsZero() {
-		fmt.Fprintf(&text, ", after %s in earlier periods", s.Before)
+		words = append(words, ", after ", d.Before, " in earlier periods")
 	}
 	if !s.Covered.IsZero() {
-		fmt.Fprintf(&text, ", %s of it paid there", s.Covered)
+		words = append(words, ", ", d.Covered, " of it charged there")
 	}
 	if !s.Added.IsZero() {
-		fmt.Fprintf(&text, ", %s added by%s", s.Added, r.rule())
+		words = append(words, ", ", d.Added, " added by ", r.roundingText())
 	}
-	d.Text = text.String()
+	d.Text = text(words...)
 	return d
 }
 
-// rule names what makes a start count more than was measured.
-func (r *Rate) rule() string {
-	var text string
+func text(words ...string) string { return strings.Join(words, "") }
+
+// roundingText names what makes more count than was measured.
+func (r *Rate) roundingText() string {
+	var words []string
 	if !r.Granularity.IsZero() {
-		text += " granularity " + r.Granularity.Text
+		words = append(words, "granularity "+r.Granularity.Text)
 	}
 	if !r.Minimum.IsZero() {
-		text += " minimum " + r.Minimum.Text
+		words = append(words, "minimum "+r.Minimum.Text)
 	}
-	return text
+	return strings.Join(words, ", ")
+}
+
+func (p *Percentile) explain(c *Charge, unit string) Derivation {
+	q := c.Billable.Add(c.Relieved).Sub(c.Raised).String()
+	words := []string{"percentile ", strconv.Itoa(c.Rate.Percentile), " of ", string(p.Meter), ": of ", strconv.Itoa(p.Slots), " slots (",
+		strconv.Itoa(p.Measured), " measured) the highest ", strconv.Itoa(p.Dropped), " are dropped, the next counts: ", q, " ", unit}
+	if p.Month > 0 {
+		words = append(words, ", for ", strconv.Itoa(p.Days), " of ", strconv.Itoa(p.Month), " days")
+	}
+	if p.Thin() {
+		words = append(words, "; fewer than 90 % of the slots were measured")
+	}
+	return Derivation{Rule: "percentile", Quantity: q, Text: text(words...)}
+}
+
+func (c *Charge) explainMinimum(unit string) Derivation {
+	before := c.Billable.Add(c.Relieved).Sub(c.Raised)
+	d := Derivation{Rule: "minimum", Added: c.Raised.String(), Covered: c.Relieved.String(), Quantity: c.Billable.String()}
+	d.Text = text(c.Rate.roundingText(), " over all: ", before.String(), " + ", d.Added, " − ", d.Covered, " = ", d.Quantity, " ", unit)
+	return d
+}
+
+func (c *Charge) explainIncluded(unit string) Derivation {
+	d := Derivation{Rule: "included", Allowed: c.Allowed.String(), Quantity: c.Included.String()}
+	d.Text = text("included ", c.Rate.Included.text(), ": ", d.Allowed, " ", unit, "; ", c.Billable.String(), " − ", d.Quantity,
+		" = ", c.Billable.Sub(c.Included).String(), " ", unit, " remain")
+	return d
+}
+
+func (in Included) text() string {
+	switch {
+	case in.Per == PerResource:
+		return in.Amount.Text + " per resource"
+	case in.Per == PerInstanceMonth && !in.Month.IsZero():
+		return in.Amount.Text + " per instance-month(" + in.Month.Text + ")"
+	case in.Per == PerInstanceMonth:
+		return in.Amount.Text + " per instance-month"
+	}
+	return in.Amount.Text
+}
+
+func (c *Charge) explainPart(p *Part, unit string) Derivation {
+	s := &c.Rate.Steps[p.Step]
+	d := Derivation{Rule: "price", Step: p.Step + 1, Quantity: p.Quantity.String(), Nano: p.Price.Nano, Per: p.Price.Per, Amount: p.Exact.Text()}
+	d.Text = text(d.Quantity, " ", unit, " at ", s.Text, ": ", d.Quantity, " × ", money.Frac(p.Price.Nano, 1_000_000_000).Text(),
+		" ÷ ", strconv.FormatInt(p.Price.Per, 10), " = ", d.Amount)
+	if len(c.Rate.Steps) > 1 {
+		d.Text = text("step ", strconv.Itoa(d.Step), ": ", d.Text)
+	}
+	return d
+}
+
+// explainAllowances adds what cap, minimum spend and discounts take off, in
+// their order.
+func (c *Charge) explainAllowances(steps []Derivation) []Derivation {
+	gross := c.Exact
+	for i := range c.Parts {
+		gross = gross.Add(c.Parts[i].Allowance)
+	}
+	net := c.Exact
+	for i := range c.Discounts {
+		net = net.Add(c.Discounts[i].Amount)
+	}
+	off := gross.Sub(net)
+	less := func(from, to money.Fraction) string {
+		return text(": ", from.Text(), " − ", from.Sub(to).Text(), " = ", to.Text())
+	}
+	switch {
+	case c.Rate.TopUp:
+		steps = append(steps, Derivation{Rule: "top-up", Amount: off.Neg().Text(), Text: text("all other charges count towards it", less(gross, net))})
+	case c.Rate.Cap.Set:
+		d := Derivation{Rule: "cap", Bound: c.Bound.Text(), Amount: off.Neg().Text()}
+		d.Text = text("cap ", c.Rate.Cap.Text, " (here ", d.Bound, ")", less(gross, net))
+		if !c.Rate.Cap.Units.IsZero() {
+			d.Quantity, d.Bound = d.Bound, ""
+		}
+		steps = append(steps, d)
+	}
+	for _, one := range c.Discounts {
+		after := net.Sub(one.Amount)
+		d := Derivation{Rule: "discount", Amount: one.Amount.Neg().Text(), Text: text("discount ", one.Discount.Text, less(net, after))}
+		if one.Discount.Percent > 0 {
+			d.Percent = money.Frac(int64(one.Discount.Percent), 1000).Text()
+		}
+		steps, net = append(steps, d), after
+	}
+	return steps
 }
 
 // share is the last derivation of one resource: d, which rounds the rate's sum
 // over all resources, with this resource's share.
 func (d Derivation) share(exact money.Fraction, share money.Sum, mode money.Rounding, several bool) Derivation {
 	d.Exact, d.Amount = exact.Text(), share.String()
-	d.Text = fmt.Sprintf("%s rounded %s: %s", d.Of, mode, d.Whole)
+	d.Text = text(d.Of, " rounded ", mode.String(), ": ", d.Whole)
 	if several {
-		d.Text = fmt.Sprintf("all resources %s, rounded %s: %s; of which %s here: %s", d.Of, mode, d.Whole, d.Exact, d.Amount)
+		d.Text = text("all resources ", d.Of, ", rounded ", mode.String(), ": ", d.Whole, "; of which ", d.Exact, " here: ", d.Amount)
 	}
 	return d
 }

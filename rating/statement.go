@@ -15,7 +15,7 @@ type Statement struct {
 	Rounding string             `json:"rounding,omitempty"` // with the derivations, which need it
 	Period   StatementPeriod    `json:"period"`
 	Lines    []StatementLine    `json:"lines"` // by resource, then in the plan's order
-	Total    money.Sum          `json:"total"`
+	Total    string             `json:"total"` // in Currency
 	Unrated  []StatementUnrated `json:"unrated"`
 }
 
@@ -32,7 +32,7 @@ type StatementLine struct {
 	Meter    metering.Meter      `json:"meter"`
 	Quantity string              `json:"quantity"` // as measured, in Unit
 	Unit     string              `json:"unit"`     // the meter's base unit
-	Amount   money.Sum           `json:"amount"`
+	Amount   string              `json:"amount"`   // in the statement's currency
 	Steps    []Derivation        `json:"steps,omitempty"`
 }
 
@@ -51,15 +51,16 @@ func (r *Result) Statement(explain bool) *Statement {
 		Plan: r.Plan.Name, Currency: r.Plan.Currency,
 		Period:  StatementPeriod{r.Period.Start.UTC(), r.Period.End.UTC()},
 		Lines:   make([]StatementLine, len(r.Charges)),
-		Total:   money.Sum{Currency: r.Plan.Currency},
 		Unrated: make([]StatementUnrated, 0, len(r.Unrated)),
 	}
 	if explain {
 		s.Rounding = r.Plan.Rounding.String()
 	}
+	total := money.Sum{Currency: r.Plan.Currency}
 	for i := range r.Plan.Rates {
-		r.state(s, &r.Plan.Rates[i], explain)
+		total = total.Add(r.state(s, &r.Plan.Rates[i], explain))
 	}
+	s.Total = total.String()
 	for i := 0; i < len(r.Unrated); {
 		u := r.Unrated[i] // and what follows of the same resource and meter under other labels
 		for i++; i < len(r.Unrated) && r.Unrated[i].Resource == u.Resource && r.Unrated[i].Meter == u.Meter; i++ {
@@ -71,8 +72,8 @@ func (r *Result) Statement(explain bool) *Statement {
 	return s
 }
 
-// state fills in the lines of one rate.
-func (r *Result) state(s *Statement, rate *Rate, explain bool) {
+// state fills in the lines of one rate and returns what they sum to.
+func (r *Result) state(s *Statement, rate *Rate, explain bool) money.Sum {
 	var of []int
 	var exact []money.Fraction
 	var sum money.Fraction
@@ -83,19 +84,16 @@ func (r *Result) state(s *Statement, rate *Rate, explain bool) {
 			sum = sum.Add(r.Charges[i].Exact)
 		}
 	}
-	if len(of) == 0 {
-		return
-	}
 	whole, shares := money.SumShares(exact, r.Plan.Currency, r.Plan.Rounding)
-	s.Total = s.Total.Add(whole)
 	unit, _ := rate.Meter.BaseUnit()
 	round := Derivation{Rule: "share", Of: sum.Text(), Whole: whole.String()}
 	for k, i := range of {
 		c := &r.Charges[i]
-		line := StatementLine{c.Resource, rate.ID, rate.Meter, c.Measured.String(), unit, shares[k], nil}
+		line := StatementLine{c.Resource, rate.ID, rate.Meter, c.Measured.String(), unit, shares[k].String(), nil}
 		if explain {
 			line.Steps = append(c.Explain(), round.share(c.Exact, shares[k], r.Plan.Rounding, len(of) > 1))
 		}
 		s.Lines[i] = line
 	}
+	return whole
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -20,14 +21,14 @@ import (
 
 // Exit codes of rate.
 const (
-	rateFailed   = 1 // a file cannot be read or written
+	rateFailed   = 1 // a file cannot be read or written, a statement is not what it says
 	rateBadInput = 2 // flags, plan or usage are wrong; nothing is printed
 )
 
 // rateFlags are the flags of rate.
 type rateFlags struct {
-	plan, usage, period, format string
-	explain                     bool
+	plan, usage, period, format, verify string
+	explain                             bool
 }
 
 // badInput is an error about what rate was given to read.
@@ -45,6 +46,7 @@ func rateCommand(ctx context.Context, args []string, stdout, stderr io.Writer) i
 	flags.StringVar(&f.period, "period", "", "billing `month` in the plan's time zone, such as 2026-11")
 	flags.StringVar(&f.format, "format", "json", "json or table")
 	flags.BoolVar(&f.explain, "explain", false, "show how each line came about")
+	flags.StringVar(&f.verify, "verify", "", "instead of rating, compute a statement that --explain made again from its own steps, JSON `file`")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		return 0
@@ -70,6 +72,10 @@ func rate(ctx context.Context, f rateFlags, rest []string, warnings io.Writer) (
 	switch {
 	case len(rest) > 0:
 		return nil, badInput{fmt.Errorf("rate takes flags only, and not %q", rest[0])}
+	case f.verify != "" && (f.plan != "" || f.usage != "" || f.period != "" || f.explain):
+		return nil, badInput{errors.New("--verify stands alone: a statement carries all that it needs")}
+	case f.verify != "":
+		return verifyStatement(f.verify)
 	case f.plan == "" || f.usage == "" || f.period == "":
 		return nil, badInput{errors.New("rate needs --plan, --usage and --period")}
 	case f.format != "json" && f.format != "table":
@@ -98,6 +104,28 @@ func rate(ctx context.Context, f rateFlags, rest []string, warnings io.Writer) (
 		return statementTable(statement)
 	}
 	return statementJSON(statement)
+}
+
+// verifyStatement says that a statement is equal to what its steps say, or where not.
+func verifyStatement(path string) ([]byte, error) {
+	source, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read the statement: %w", err)
+	}
+	var s rating.Statement
+	dec := json.NewDecoder(bytes.NewReader(source))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&s); err != nil {
+		return nil, badInput{fmt.Errorf("%s: not a statement: %w", path, err)}
+	}
+	differences, err := s.Verify()
+	if err != nil {
+		return nil, badInput{fmt.Errorf("%s: %w", path, err)}
+	}
+	if len(differences) > 0 {
+		return nil, fmt.Errorf("%s: %s", path, strings.Join(differences, "\n"+path+": "))
+	}
+	return fmt.Appendf(nil, "%s: equal, %d lines, total %s %s\n", path, len(s.Lines), s.Total, s.Currency), nil
 }
 
 func readPlan(path string, warnings io.Writer) (*rating.Plan, error) {

@@ -97,7 +97,7 @@ func TestRateExplained(t *testing.T) {
 		}
 	}
 	code, stdout, _ = runRate(t, ratePlan, rateUsage, "--format", "table", "--explain")
-	for _, want := range []string{"ins_1 ", "1800.5", "UNRATED", "total", "0.18", "1800.5 × 0.01 ÷ 3600 s", "cap 4.90 per month"} {
+	for _, want := range []string{"ins_1 ", "1800.5", "UNRATED", "total", "0.18", "1800.5 × 0.01 ÷ 3600 =", "cap 4.90 per month"} {
 		if code != 0 || !strings.Contains(stdout, want) {
 			t.Errorf("exit %d: the table lacks %q:\n%s", code, want, stdout)
 		}
@@ -129,6 +129,34 @@ func TestRateRefuses(t *testing.T) {
 			code, stdout, stderr := runRate(t, tc.plan, tc.usage, tc.args...)
 			if code != tc.code || stdout != "" || !strings.Contains(stderr, tc.want) {
 				t.Errorf("exit %d, stdout %q, stderr %s\nwant exit %d, %s", code, stdout, stderr, tc.code, tc.want)
+			}
+		})
+	}
+}
+
+func TestRateVerify(t *testing.T) {
+	_, stdout, _ := runRate(t, ratePlan, rateUsage, "--explain")
+	_, bare, _ := runRate(t, ratePlan, rateUsage)
+	file := filepath.Join(t.TempDir(), "statement.json")
+	for name, tc := range map[string]struct {
+		statement string
+		code      int
+		out, errs string
+	}{
+		"equal":           {stdout, 0, "equal, 4 lines, total 0.18 EUR", ""},
+		"another amount":  {strings.Replace(stdout, `"amount": "0.15"`, `"amount": "0.16"`, 1), 1, "", "line 4 (ins_2 reads): amount is 0.16 and should be 0.15"},
+		"another total":   {strings.Replace(stdout, `"total": "0.18"`, `"total": "0.81"`, 1), 1, "", "total: it is 81/100 and should be 9/50"},
+		"not explained":   {bare, 2, "", "the statement is not explained"},
+		"not a statement": {`{"lines": 1}`, 2, "", "not a statement"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := os.WriteFile(file, []byte(tc.statement), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			var out, errs bytes.Buffer
+			code := rateCommand(t.Context(), []string{"--verify", file}, &out, &errs)
+			if code != tc.code || !strings.Contains(out.String(), tc.out) || !strings.Contains(errs.String(), tc.errs) || tc.code != 0 && out.Len() > 0 {
+				t.Errorf("exit %d, %q, %q; want %d, %q, %q", code, out.String(), errs.String(), tc.code, tc.out, tc.errs)
 			}
 		})
 	}
