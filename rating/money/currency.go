@@ -53,10 +53,4 @@ func (c Currency) Digits() int {
 }
 
 // minorPerUnit is 10^Digits.
-func (c Currency) minorPerUnit() uint64 {
-	n := uint64(1)
-	for range c.Digits() {
-		n *= 10
-	}
-	return n
-}
+func (c Currency) minorPerUnit() uint64 { return pow10(c.Digits()) }

@@ -3,6 +3,7 @@ package money
 import (
 	"math/big"
 	"math/bits"
+	"strconv"
 
 	"github.com/usance/usance/metering"
 )
@@ -199,6 +200,9 @@ const maxDecimals = 18
 // Text is the exact value: a decimal where one of at most 18 decimals exists
 // ("1.234"), else a reduced quotient ("2/3").
 func (f Fraction) Text() string {
+	if text, ok := f.textFast(); ok {
+		return text
+	}
 	r := f.Rat()
 	ten := big.NewInt(10)
 	pow := big.NewInt(1)
@@ -209,6 +213,62 @@ func (f Fraction) Text() string {
 		pow.Mul(pow, ten)
 	}
 	return r.RatString()
+}
+
+// textFast is Text where numerator and denominator have 64 bits when reduced,
+// and the digits too.
+func (f Fraction) textFast() (string, bool) {
+	if f.large != nil || f.hi != 0 {
+		return "", false
+	}
+	g := gcd(f.denominator(), f.lo)
+	num, den := f.lo/g, f.denominator()/g
+	text := make([]byte, 0, 48)
+	if f.negative && num != 0 {
+		text = append(text, '-')
+	}
+	decimals, rest, scale := 0, den, uint64(1)
+	for ; rest%10 == 0 || rest%5 == 0 || rest%2 == 0; decimals++ {
+		switch { // one decimal more takes a two and a five out of the denominator
+		case rest%10 == 0:
+			rest /= 10
+		case rest%5 == 0:
+			rest, scale = rest/5, scale*2
+		default:
+			rest, scale = rest/2, scale*5
+		}
+		if decimals == maxDecimals {
+			rest = 3 // too many: a quotient
+		}
+	}
+	over, digits := bits.Mul64(num, scale)
+	switch {
+	case rest != 1:
+		text = strconv.AppendUint(text, num, 10)
+		text = append(text, '/')
+		return string(strconv.AppendUint(text, den, 10)), true
+	case over != 0:
+		return "", false
+	case decimals == 0:
+		return string(strconv.AppendUint(text, digits, 10)), true
+	}
+	pow := pow10(decimals)
+	text = strconv.AppendUint(text, digits/pow, 10)
+	text = append(text, '.')
+	for low := digits % pow; pow > 1; low %= pow {
+		pow /= 10
+		text = append(text, byte('0'+low/pow))
+	}
+	return string(text), true
+}
+
+// pow10 is 10^n for n up to 19.
+func pow10(n int) uint64 {
+	p := uint64(1)
+	for range n {
+		p *= 10
+	}
+	return p
 }
 
 // Decimal is the value with at most the given number of decimals, half away

@@ -150,6 +150,20 @@ func fractions() *rapid.Generator[Fraction] {
 	})
 }
 
+// TestTextOfSmallFractions: both ways of writing agree.
+func TestTextOfSmallFractions(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		den := rapid.SampledFrom([]int64{1, 3, 8, 10, 25, 125, 640, 3600, 1000, 1 << 18, 1 << 19, 1 << 30, 1e18, 5e17, 7e17}).Draw(t, "den")
+		f := Frac(rapid.Int64().Draw(t, "num"), den)
+		if rapid.Bool().Draw(t, "small") {
+			f = Frac(rapid.Int64Range(-5000, 5000).Draw(t, "num"), den)
+		}
+		if slow := FracRat(f.Rat()).Text(); f.Text() != slow {
+			t.Fatalf("%s is written %s and %s", f.Rat(), f.Text(), slow)
+		}
+	})
+}
+
 // TestFraction: arithmetic agrees with big rationals, whatever form carries it.
 func TestFraction(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
@@ -166,6 +180,11 @@ func TestFraction(t *testing.T) {
 			if got.f.Rat().Cmp(got.want) != 0 {
 				t.Fatalf("%s %s %s: got %s, want %s", f.Text(), name, g.Text(), got.f.Text(), got.want)
 			}
+		}
+		// Both ways of writing agree, and what is written is the value.
+		again, ok := new(big.Rat).SetString(f.Text())
+		if slow := FracRat(f.Rat()).Text(); !ok || again.Cmp(f.Rat()) != 0 || f.Text() != slow {
+			t.Fatalf("%s is written %s and %s", f.Rat(), f.Text(), slow)
 		}
 		if f.Cmp(g) != f.Rat().Cmp(g.Rat()) {
 			t.Fatalf("%s against %s: %d", f.Text(), g.Text(), f.Cmp(g))
