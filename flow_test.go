@@ -374,8 +374,8 @@ func (w *world) checkBilled(invoices ...portal.InvoiceJSON) {
 			w.t.Errorf("no line of %s; lines are of %v", rate, slices.Sorted(maps.Keys(quantity)))
 			continue
 		}
-		// The API writes at most so many decimals; to the unit is closer than half of one.
-		unit := new(big.Rat).SetFrac64(1, 2<<32)
+		// The API writes 12 decimals; a byte of a GiB shows in the tenth.
+		unit := big.NewRat(int64(len(invoices)), 1e12)
 		if off := new(big.Rat).Sub(got, want[rate]); off.Abs(off).Cmp(unit) > 0 {
 			w.t.Errorf("%s: billed %s, consumed %s", rate, got.FloatString(12), want[rate].FloatString(12))
 		}

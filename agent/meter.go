@@ -76,9 +76,12 @@ type domain struct {
 	// unwatched says that nobody watched since AtMS; held that the domain was not
 	// in the last sample. In both cases its time does not advance on trust.
 	unwatched, held bool
-	missing         int   // samples in a row without it
-	seenMS          int64 // the last sample with it, monotonic
-	sent            metering.Registers
+	// doubted says that the last sample showed a state that no event has told of:
+	// until the event comes, or the next sample shows the same, time stands still.
+	doubted bool
+	missing int   // samples in a row without it
+	seenMS  int64 // the last sample with it, monotonic
+	sent    metering.Registers
 }
 
 func newMeter(boot string, log *slog.Logger) *meter {
@@ -112,7 +115,7 @@ func (m *meter) event(at Instant, e Event) bool {
 	}
 	switch e.Kind {
 	case EventPaused, EventResumed:
-		d.Paused = e.Kind == EventPaused
+		d.Paused, d.doubted = e.Kind == EventPaused, false
 		d.ChangedMS = at.ms()
 	case EventStopped:
 		delete(m.starting, e.ID)
@@ -329,7 +332,7 @@ func (m *meter) watch(live bool) {
 // Domains last seen more than stale ago are left out.
 func (m *meter) round(at Instant, stale time.Duration) {
 	for _, d := range m.domains {
-		if d.unwatched || d.held || at.ms() < d.AtMS || at.ms()-d.seenMS > stale.Milliseconds() {
+		if d.unwatched || d.held || d.doubted || at.ms() < d.AtMS || at.ms()-d.seenMS > stale.Milliseconds() {
 			continue
 		}
 		d.advance(at)
@@ -387,19 +390,25 @@ func (d *domain) advance(at Instant) {
 
 // observe takes in a sample of the domain's process.
 func (d *domain) observe(at Instant, s Sample) {
-	if d.unwatched {
+	changed := d.Paused != s.Paused && at.ms() >= d.ChangedMS // a sample older than the last event knows less
+	switch {
+	case d.unwatched:
 		// Running before and after counts as running; else the state with the
 		// lower price, paused.
 		d.Paused = d.Paused || s.Paused
 		before := d.Registers[metering.RunningMS]
 		d.advance(at)
 		d.Registers[metering.BridgedMS] += d.Registers[metering.RunningMS] - before
-		d.Paused = s.Paused
-	} else {
+		d.Paused, d.doubted = s.Paused, false
+	case changed && !d.doubted:
+		d.doubted = true // the event that says when is on its way
+	case changed: // it was lost: as if nobody had watched
+		d.Paused = true
 		d.advance(at)
-		if at.ms() >= d.ChangedMS { // a sample older than the last event knows less
-			d.Paused = s.Paused
-		}
+		d.Paused, d.doubted = s.Paused, false
+	default:
+		d.advance(at)
+		d.doubted = false
 	}
 	d.unwatched, d.held, d.missing, d.seenMS = false, false, 0, at.ms()
 	d.allocate(s)

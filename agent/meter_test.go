@@ -604,6 +604,31 @@ func TestStateThatChangedUnwatchedCountsAsPaused(t *testing.T) {
 	}
 }
 
+// An event that a sample overtakes still says when: what a sample shows first is
+// not counted in the state that has ended.
+func TestEventAfterTheSampleThatShowsIt(t *testing.T) {
+	b := newBench(t)
+	b.boot(1)
+	b.run(8 * time.Second)
+	b.full()
+	for _, change := range []struct {
+		kind agent.EventKind
+		do   func(metering.InstanceID) error
+	}{{agent.EventPaused, b.host.Pause}, {agent.EventResumed, b.host.Resume}} {
+		b.host.Advance(1500 * time.Millisecond)
+		b.deaf = true
+		b.must(change.do(vm))
+		at := b.host.Now().Wall
+		b.host.Advance(56 * time.Millisecond)
+		b.full()
+		b.deaf = false
+		b.rig.Event(agent.Event{ID: vm, Kind: change.kind, At: at})
+		b.run(3 * time.Second)
+	}
+	b.full()
+	b.check(0, metering.MemoryUsedMiBMS) // which is read with the counters, and held in between
+}
+
 // A sample read before a pause says nothing about the time after it.
 func TestStaleSampleDoesNotResume(t *testing.T) {
 	b := newBench(t)
