@@ -64,10 +64,8 @@ func asOperator(f *flag.FlagSet) func() (*apiClient, error) {
 	f.StringVar(&o.data, "data", defaultData, "data `folder`, for the operator's token")
 	f.StringVar(&o.server, "server", "http://"+defaultListen, "`URL` of the control plane")
 	f.StringVar(&o.token, "token", "", "operator's `token` instead of the data folder's")
-	return o.clientOf()
+	return func() (*apiClient, error) { return o.client() } // o as it is once the flags are parsed
 }
-
-func (o *operatorFlags) clientOf() func() (*apiClient, error) { return o.client }
 
 // asTenant reaches the control plane with a tenant's API token.
 func asTenant(f *flag.FlagSet) func() (*apiClient, error) {
