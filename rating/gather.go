@@ -69,8 +69,8 @@ func (g *gatherer) add(u *metering.Usage) error {
 	if !u.Window.End.After(u.Window.Start) {
 		return u.Window.Check()
 	}
-	if u.Window.Start.Before(g.period.Start) || u.Window.End.After(g.period.End) {
-		return fmt.Errorf("window %s is not wholly inside the period %s", u.Window, g.period)
+	if u.Window.Start.Before(g.window.Start) || u.Window.End.After(g.window.End) {
+		return fmt.Errorf("window %s is not wholly inside the period %s", u.Window, g.window)
 	}
 	s, err := g.find(u)
 	if err != nil {

@@ -67,6 +67,9 @@ func (l *Line) finish(r *Result) error {
 	}
 	step := &l.Rate.Steps[l.Step]
 	l.Key = fmt.Sprintf("%s/%s/%d", l.Rate.ID, step.Text, l.Step+1)
+	if r.Window != r.Period {
+		l.Key += "@" + r.Window.Start.UTC().Format(time.RFC3339)
+	}
 	l.PriceText, l.Unit = step.Text, step.UnitText()
 	size := r.unitSize(step)
 	l.Quantity = money.FracRat(new(big.Rat).Quo(new(big.Rat).SetFrac(billed.Big(), big.NewInt(1000)), size))

@@ -42,7 +42,7 @@ type traffic struct {
 // addTraffic puts a stretch into its slots. Growth after missing slots is
 // spread over them; usage over several slots, over those.
 func (c *charging) addTraffic(p *pool, side int, s *stretch) {
-	slots := int(c.period.Length() / metering.SlotLength)
+	slots := int(c.window.Length() / metering.SlotLength)
 	if p.traffic == nil {
 		p.traffic = &traffic{}
 	}
@@ -81,11 +81,11 @@ func (c *charging) addTraffic(p *pool, side int, s *stretch) {
 }
 
 func (c *charging) slot(at time.Time) int {
-	return int(at.Sub(c.period.Start) / metering.SlotLength)
+	return int(at.Sub(c.window.Start) / metering.SlotLength)
 }
 
 func (c *charging) slotEnd(at time.Time) time.Time {
-	return c.period.Start.Add(time.Duration(c.slot(at)+1) * metering.SlotLength)
+	return c.window.Start.Add(time.Duration(c.slot(at)+1) * metering.SlotLength)
 }
 
 // percentile is what the pool's traffic comes to, in bytes in a slot. Where the
@@ -142,6 +142,6 @@ func (c *charging) validDays(bytes []metering.Quantity, measured []bool) (ranked
 
 // date is the day of a slot, in the plan's zone.
 func (c *charging) date(slot int) Date {
-	year, month, day := c.period.Start.Add(time.Duration(slot) * metering.SlotLength).In(c.plan.Zone).Date()
+	year, month, day := c.window.Start.Add(time.Duration(slot) * metering.SlotLength).In(c.plan.Zone).Date()
 	return Date{year, month, day}
 }

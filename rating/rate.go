@@ -3,12 +3,10 @@ package rating
 import (
 	"cmp"
 	"fmt"
-	"math/big"
 	"slices"
 	"strings"
 
 	"github.com/usance/usance/metering"
-	"github.com/usance/usance/rating/money"
 )
 
 // Rate is what the usage of one tenant in one period costs. Period is the whole
@@ -38,7 +36,7 @@ func (e *UsageError) Unwrap() error { return e.Err }
 // Rate is Plan.Rate for the rater's plan and period.
 func (r *Rater) Rate(usage []metering.Usage) (*Result, error) {
 	c := charging{Rater: r, own: make([]pool, len(r.rates)), tenant: make([]pool, len(r.rates))}
-	c.result = Result{Plan: r.plan, Period: r.period}
+	c.result = Result{Plan: r.plan, Period: r.period, Window: r.window}
 	for _, component := range r.components {
 		if err := c.component(component, usage); err != nil {
 			return nil, err
@@ -58,7 +56,7 @@ func (r *Rater) Rate(usage []metering.Usage) (*Result, error) {
 
 // component charges all usage under the rates of one component.
 func (c *charging) component(name string, usage []metering.Usage) error {
-	g := gatherer{Rater: c.Rater, component: name, endUnix: c.period.End.Unix(),
+	g := gatherer{Rater: c.Rater, component: name, endUnix: c.window.End.Unix(),
 		fits: make(map[fitKey]*fit), index: make(map[stretchKey]*stretch, min(len(usage), 1024))}
 	for i := range usage {
 		if err := g.add(&usage[i]); err != nil {
@@ -292,223 +290,5 @@ func (c *charging) price(p *pool, stretches []*stretch) {
 		if !part.Allowance.IsZero() {
 			charge.Exact = charge.Exact.Sub(part.Allowance)
 		}
-	}
-}
-
-// share is the part of the resource that the pool's flavors have, where a
-// resource had several flavors in the period: by running time, unless the rate
-// is of running time itself, or that does not tell of all flavors; then by what
-// the rate measures.
-func (p *pool) share(meters []metering.Meter, stretches []*stretch) (share, whole metering.Quantity) {
-	one := metering.Thousandths(1)
-	if len(stretches) == 1 {
-		return one, one
-	}
-	var mine, all, ran []string
-	for _, s := range stretches {
-		flavor := s.fit.labels.Flavor
-		if slices.Contains(meters, s.fit.meter) {
-			all = append(all, flavor)
-			if s.rate == p.charge.index {
-				mine = append(mine, flavor)
-			}
-		}
-		if s.fit.meter == metering.InstanceRunning {
-			ran = append(ran, flavor)
-		}
-	}
-	basis := meters
-	told := !slices.ContainsFunc(all, func(flavor string) bool { return !slices.Contains(ran, flavor) })
-	if told && !slices.Contains(meters, metering.InstanceRunning) {
-		basis = []metering.Meter{metering.InstanceRunning}
-	}
-	for _, s := range stretches {
-		if !slices.Contains(basis, s.fit.meter) {
-			continue
-		}
-		whole = whole.Add(s.measured)
-		if slices.Contains(mine, s.fit.labels.Flavor) {
-			share = share.Add(s.measured)
-		}
-	}
-	if whole.IsZero() {
-		return one, one
-	}
-	return share, whole
-}
-
-// allowance is the quantity that is free of charge.
-func (r *priced) allowance(rater *Rater, resources uint64, share, whole metering.Quantity, stretches []*stretch) metering.Quantity {
-	switch {
-	case r.included.IsZero():
-		return metering.Quantity{}
-	case r.Included.Per == PerInstanceMonth:
-		return r.accrued(rater, stretches)
-	case r.Included.Per == PerResource && r.Pool == PoolTenant:
-		n := r.included.Big()
-		return ceilQuo(n.Mul(n, new(big.Int).SetUint64(resources)), big.NewInt(1))
-	}
-	return part(r.included, share, whole)
-}
-
-// accrued is an allowance per instance-month, for the time that instances ran.
-func (r *priced) accrued(rater *Rater, stretches []*stretch) metering.Quantity {
-	month, fixed := metering.Thousandths(rater.seconds*1000), !r.month.IsZero()
-	if fixed {
-		month = r.month
-	}
-	var all, own metering.Quantity // own is of one resource
-	for i, s := range stretches {
-		if s.fit.meter == metering.InstanceRunning && r.Where.fits(&s.fit.labels) {
-			own = own.Add(s.measured)
-		}
-		if i == len(stretches)-1 || stretches[i+1].resource != s.resource {
-			if fixed {
-				own = smaller(own, month)
-			}
-			all, own = all.Add(own), metering.Quantity{}
-		}
-	}
-	return part(r.included, all, month)
-}
-
-// raise applies what is stated per resource or per tenant: billable is
-// G(before + q) − G(before), where G is granularity and minimum.
-func (r *priced) raise(c *Charge) {
-	if r.Minimum.For != ForTenant && (c.Billable.IsZero() || r.Minimum.For == ForStart && r.Rounds == ForStart) {
-		return
-	}
-	var before, paid metering.Quantity
-	for i := range c.Starts {
-		s := &c.Starts[i]
-		if i == 0 || s.Start != c.Starts[i-1].Start || s.Meter != c.Starts[i-1].Meter {
-			before = before.Add(r.lifelong(s.Before))
-		}
-	}
-	life := before.Add(c.Billable)
-	if r.Pool == PoolTenant {
-		life = r.least(c.Billable, ForTenant)
-	} else {
-		life = r.least(life, ForResource)
-		if !before.IsZero() {
-			paid = r.least(before, ForResource)
-		}
-	}
-	billable := life.Sub(paid)
-	c.Raised, c.Relieved = billable.Sub(c.Billable), c.Billable.Sub(billable)
-	c.Billable = billable
-}
-
-// parts prices a quantity by the rate's steps, appending to an empty slice.
-func (r *priced) parts(parts []Part, q metering.Quantity) []Part {
-	last := len(r.steps) - 1
-	if r.Tiers == Volume {
-		i := 0
-		for i < last && q.Cmp(r.steps[i].upTo) > 0 {
-			i++
-		}
-		return append(parts, r.part(i, q))
-	}
-	var from metering.Quantity
-	for i := range r.steps {
-		here := q.Sub(from)
-		if i < last {
-			here = smaller(q, r.steps[i].upTo).Sub(from)
-		}
-		if here.IsZero() && i > 0 {
-			break
-		}
-		parts = append(parts, r.part(i, here))
-		from = r.steps[i].upTo
-	}
-	return parts
-}
-
-func (r *priced) part(step int, q metering.Quantity) Part {
-	s := &r.steps[step]
-	if r.Tiers == Package {
-		q = roundUp(q, s.unit)
-	}
-	return Part{Step: step, Quantity: q, Exact: s.price.Times(q), Price: s.price}
-}
-
-// bound takes off, from the last step back, what the parts cost beyond the cap,
-// and returns the cap in the units it is stated in.
-func (r *priced) bound(parts []Part, share, whole metering.Quantity) money.Fraction {
-	if !r.capUnits.IsZero() {
-		limit := part(r.capUnits, share, whole)
-		var over metering.Quantity
-		for i := range parts {
-			over = over.Add(parts[i].Quantity)
-		}
-		over = over.Sub(limit)
-		for i := len(parts) - 1; i >= 0; i-- {
-			off := smaller(over, parts[i].Quantity)
-			parts[i].Allowance = parts[i].Price.Times(off)
-			over = over.Sub(off)
-		}
-		return money.FracOf(limit, 1, 1000)
-	}
-	limit := r.capMoney
-	if share != whole {
-		limit = limit.Mul(money.FracRat(new(big.Rat).SetFrac(share.Big(), whole.Big())))
-	}
-	over := limit.Neg()
-	for i := range parts {
-		over = over.Add(parts[i].Exact)
-	}
-	for i := len(parts) - 1; i >= 0 && over.Sign() > 0; i-- {
-		parts[i].Allowance = over.Min(parts[i].Exact)
-		over = over.Sub(parts[i].Allowance)
-	}
-	return limit
-}
-
-// discount takes one discount off the charges it is for.
-func (c *charging) discount(d *Discount) {
-	if c.period.Start.Before(d.From) || !d.Until.IsZero() && !c.period.Start.Before(d.Until) {
-		return
-	}
-	left := money.Frac(d.Nano, 1_000_000_000)
-	for i := range c.result.Charges {
-		charge := &c.result.Charges[i]
-		if len(d.Rates) > 0 && !slices.Contains(d.Rates, charge.Rate.ID) {
-			continue
-		}
-		var off money.Fraction
-		for k := len(charge.Parts) - 1; k >= 0; k-- {
-			part := &charge.Parts[k]
-			net := part.Exact.Sub(part.Allowance)
-			take := net.Mul(money.Frac(int64(d.Percent), 100_000))
-			if d.Percent == 0 {
-				take = left.Min(net)
-				left = left.Sub(take)
-			}
-			part.Allowance = part.Allowance.Add(take)
-			off = off.Add(take)
-		}
-		charge.Exact = charge.Exact.Sub(off)
-		charge.Discounts = append(charge.Discounts, Discounted{d, off})
-	}
-}
-
-// topUp charges what all other charges lack of a minimum spend.
-func (c *charging) topUp() {
-	var sum money.Fraction
-	for i := range c.result.Charges {
-		sum = sum.Add(c.result.Charges[i].Exact)
-	}
-	for i := range c.rates {
-		r := &c.rates[i]
-		if !r.TopUp {
-			continue
-		}
-		one := r.part(0, metering.Thousandths(1000))
-		one.Allowance = sum.Min(one.Exact)
-		top := Charge{Rate: r.Rate, Parts: []Part{one}, Exact: one.Exact.Sub(one.Allowance), Billable: one.Quantity, index: i}
-		after, _ := slices.BinarySearchFunc(c.result.Charges, top, func(a, b Charge) int {
-			return cmp.Or(strings.Compare(string(a.Resource), string(b.Resource)), cmp.Compare(a.index, b.index))
-		})
-		c.result.Charges = slices.Insert(c.result.Charges, after, top)
 	}
 }

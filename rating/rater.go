@@ -15,8 +15,9 @@ import (
 // goroutines.
 type Rater struct {
 	plan       *Plan
-	period     metering.Window
-	seconds    uint64 // of the period
+	period     metering.Window // the billing month, which "month" is the length of
+	window     metering.Window // the part of it that is rated: all, unless the plan changes within
+	seconds    uint64          // of the period
 	rates      []priced
 	components []string   // mainComponent first
 	timelines  []timeline // of the calendars that rates name
@@ -44,12 +45,18 @@ type pricedStep struct {
 
 // For makes the plan ready for the period, which is a whole billing month.
 func (p *Plan) For(period metering.Window) (*Rater, error) {
-	if err := period.Check(); err != nil {
+	return p.forPart(period, period)
+}
+
+// forPart makes the plan ready for a window of the period. Of what the plan
+// grants or bounds by the month, the window has its share.
+func (p *Plan) forPart(period, window metering.Window) (*Rater, error) {
+	if err := window.Check(); err != nil {
 		return nil, fmt.Errorf("period: %w", err)
 	}
-	r := &Rater{plan: p, period: period, seconds: uint64(period.Length() / time.Second), components: []string{mainComponent}}
+	r := &Rater{plan: p, period: period, window: window, seconds: uint64(period.Length() / time.Second), components: []string{mainComponent}}
 	for _, c := range p.usedCalendars() {
-		r.timelines = append(r.timelines, c.timeline(period, p.Zone))
+		r.timelines = append(r.timelines, c.timeline(window, p.Zone))
 	}
 	for i := range p.Rates {
 		rate, err := r.price(&p.Rates[i])
@@ -72,20 +79,29 @@ func (r *Rater) price(rate *Rate) (priced, error) {
 		granularity: r.quantity(rate.Granularity),
 		included:    r.quantity(rate.Included.Amount),
 		month:       r.quantity(rate.Included.Month),
-		capUnits:    r.quantity(rate.Cap.Units),
-		capMoney:    money.Frac(rate.Cap.Nano, 1_000_000_000),
+		capUnits:    r.share(r.quantity(rate.Cap.Units)),
+		capMoney:    money.Frac(rate.Cap.Nano, 1_000_000_000).Mul(r.part()),
+	}
+	if rate.Included.Per != PerInstanceMonth {
+		p.included = r.share(p.included)
+	}
+	if rate.Minimum.For == ForTenant {
+		p.minimum = r.share(p.minimum)
 	}
 	for i := range rate.Steps {
 		s := &rate.Steps[i]
 		num, den := r.size(s.Unit)
 		num.Mul(num, new(big.Int).SetUint64(s.Count))
 		rat := new(big.Rat).SetFrac(num, den)
+		if rate.TopUp || rate.Tiers == Package && s.Unit.Month {
+			rat.Quo(rat, r.part().Rat()) // a fee: the part of it that falls into the window, for the same unit
+		}
 		nano := new(big.Int).Mul(big.NewInt(s.Nano), rat.Denom())
 		if !nano.IsInt64() || !rat.Num().IsInt64() {
 			return priced{}, fmt.Errorf("price %s: beyond 64 bits in base units", s.Text)
 		}
 		p.steps = append(p.steps, pricedStep{
-			upTo:  r.quantity(s.UpTo),
+			upTo:  r.share(r.quantity(s.UpTo)),
 			price: money.Price{Nano: nano.Int64(), Per: rat.Num().Int64(), Currency: r.plan.Currency},
 			unit:  r.quantity(Span{Thousandths: 1000 * s.Count, Unit: s.Unit}),
 		})
@@ -96,6 +112,16 @@ func (r *Rater) price(rate *Rate) (priced, error) {
 		p.minimum = larger(p.minimum, ceilQuo(n.Mul(n, big.NewInt(1000)), big.NewInt(first.Nano)))
 	}
 	return p, nil
+}
+
+// part is the window's part of the period.
+func (r *Rater) part() money.Fraction {
+	return money.Frac(int64(r.window.Length()/time.Second), int64(r.seconds))
+}
+
+// share is the window's part of a quantity by the month.
+func (r *Rater) share(q metering.Quantity) metering.Quantity {
+	return part(q, metering.Thousandths(uint64(r.window.Length()/time.Second)), metering.Thousandths(r.seconds))
 }
 
 // size is the unit in base units: num ÷ den.
@@ -174,7 +200,8 @@ func larger(a, b metering.Quantity) metering.Quantity {
 // more than its cap allows, in a month of 28 days, where it costs most.
 func (p *Plan) CapBelowMinimum(r *Rate) (bool, error) {
 	february := time.Date(2027, 2, 1, 0, 0, 0, 0, time.UTC)
-	rater := Rater{plan: p, period: metering.Window{Start: february, End: february.AddDate(0, 1, 0)}, seconds: 28 * 86400}
+	month := metering.Window{Start: february, End: february.AddDate(0, 1, 0)}
+	rater := Rater{plan: p, period: month, window: month, seconds: 28 * 86400}
 	rate, err := rater.price(r)
 	if err != nil {
 		return false, err

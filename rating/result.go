@@ -8,8 +8,9 @@ import (
 // Result is what a tenant's usage of one period costs under a plan, exact.
 type Result struct {
 	Plan    *Plan
-	Period  metering.Window
-	Charges []Charge // by resource, then in the plan's order of rates
+	Period  metering.Window // the billing month
+	Window  metering.Window // what of it is rated here: all, unless the plan changes within
+	Charges []Charge        // by resource, then in the plan's order of rates
 	Unrated []Unrated
 }
 

@@ -1,0 +1,59 @@
+package rating
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+
+	"github.com/usance/usance/metering"
+	"github.com/usance/usance/rating/money"
+)
+
+// discount takes one discount off the charges it is for.
+func (c *charging) discount(d *Discount) {
+	if c.period.Start.Before(d.From) || !d.Until.IsZero() && !c.period.Start.Before(d.Until) {
+		return
+	}
+	left := money.Frac(d.Nano, 1_000_000_000).Mul(c.part())
+	for i := range c.result.Charges {
+		charge := &c.result.Charges[i]
+		if len(d.Rates) > 0 && !slices.Contains(d.Rates, charge.Rate.ID) {
+			continue
+		}
+		var off money.Fraction
+		for k := len(charge.Parts) - 1; k >= 0; k-- {
+			part := &charge.Parts[k]
+			net := part.Exact.Sub(part.Allowance)
+			take := net.Mul(money.Frac(int64(d.Percent), 100_000))
+			if d.Percent == 0 {
+				take = left.Min(net)
+				left = left.Sub(take)
+			}
+			part.Allowance = part.Allowance.Add(take)
+			off = off.Add(take)
+		}
+		charge.Exact = charge.Exact.Sub(off)
+		charge.Discounts = append(charge.Discounts, Discounted{d, off})
+	}
+}
+
+// topUp charges what all other charges lack of a minimum spend.
+func (c *charging) topUp() {
+	var sum money.Fraction
+	for i := range c.result.Charges {
+		sum = sum.Add(c.result.Charges[i].Exact)
+	}
+	for i := range c.rates {
+		r := &c.rates[i]
+		if !r.TopUp {
+			continue
+		}
+		one := r.part(0, metering.Thousandths(1000))
+		one.Allowance = sum.Min(one.Exact)
+		top := Charge{Rate: r.Rate, Parts: []Part{one}, Exact: one.Exact.Sub(one.Allowance), Billable: one.Quantity, index: i}
+		after, _ := slices.BinarySearchFunc(c.result.Charges, top, func(a, b Charge) int {
+			return cmp.Or(strings.Compare(string(a.Resource), string(b.Resource)), cmp.Compare(a.index, b.index))
+		})
+		c.result.Charges = slices.Insert(c.result.Charges, after, top)
+	}
+}
