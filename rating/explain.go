@@ -29,8 +29,9 @@ type Derivation struct {
 	Per      int64               `json:"per,omitempty"`  // base units
 	Bound    string              `json:"bound,omitempty"`
 	Percent  string              `json:"percent,omitempty"`
-	Of       string              `json:"of,omitempty"`     // of all resources together
-	Whole    string              `json:"whole,omitempty"`  // Of, rounded
+	Of       string              `json:"of,omitempty"`    // of all resources together
+	Whole    string              `json:"whole,omitempty"` // Of, rounded
+	Rounding string              `json:"rounding,omitempty"`
 	Exact    string              `json:"exact,omitempty"`  // before rounding
 	Amount   string              `json:"amount,omitempty"` // what the step adds to the charge; after "share", the line's
 	Text     string              `json:"text"`             // the same for people
@@ -200,11 +201,11 @@ func (c *Charge) explainAllowances(steps []Derivation) []Derivation {
 
 // share is the last derivation of one resource: d, which rounds the rate's sum
 // over all resources, with this resource's share.
-func (d Derivation) share(exact money.Fraction, share money.Sum, mode money.Rounding, several bool) Derivation {
+func (d Derivation) share(exact money.Fraction, share money.Sum, several bool) Derivation {
 	d.Exact, d.Amount = exact.Text(), share.String()
-	d.Text = text(d.Of, " rounded ", mode.String(), ": ", d.Whole)
+	d.Text = text(d.Of, " rounded ", d.Rounding, ": ", d.Whole)
 	if several {
-		d.Text = text("all resources ", d.Of, ", rounded ", mode.String(), ": ", d.Whole, "; of which ", d.Exact, " here: ", d.Amount)
+		d.Text = text("all resources ", d.Of, ", rounded ", d.Rounding, ": ", d.Whole, "; of which ", d.Exact, " here: ", d.Amount)
 	}
 	return d
 }

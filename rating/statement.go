@@ -12,7 +12,6 @@ import (
 type Statement struct {
 	Plan     string             `json:"plan"`
 	Currency money.Currency     `json:"currency"`
-	Rounding string             `json:"rounding,omitempty"` // with the derivations, which need it
 	Period   StatementPeriod    `json:"period"`
 	Lines    []StatementLine    `json:"lines"` // by resource, then in the plan's order
 	Total    string             `json:"total"` // in Currency
@@ -53,9 +52,6 @@ func (r *Result) Statement(explain bool) *Statement {
 		Lines:   make([]StatementLine, len(r.Charges)),
 		Unrated: make([]StatementUnrated, 0, len(r.Unrated)),
 	}
-	if explain {
-		s.Rounding = r.Plan.Rounding.String()
-	}
 	total := money.Sum{Currency: r.Plan.Currency}
 	for i := range r.Plan.Rates {
 		total = total.Add(r.state(s, &r.Plan.Rates[i], explain))
@@ -86,12 +82,12 @@ func (r *Result) state(s *Statement, rate *Rate, explain bool) money.Sum {
 	}
 	whole, shares := money.SumShares(exact, r.Plan.Currency, r.Plan.Rounding)
 	unit, _ := rate.Meter.BaseUnit()
-	round := Derivation{Rule: "share", Of: sum.Text(), Whole: whole.String()}
+	round := Derivation{Rule: "share", Of: sum.Text(), Whole: whole.String(), Rounding: r.Plan.Rounding.String()}
 	for k, i := range of {
 		c := &r.Charges[i]
 		line := StatementLine{c.Resource, rate.ID, rate.Meter, c.Measured.String(), unit, shares[k].String(), nil}
 		if explain {
-			line.Steps = append(c.Explain(), round.share(c.Exact, shares[k], r.Plan.Rounding, len(of) > 1))
+			line.Steps = append(c.Explain(), round.share(c.Exact, shares[k], len(of) > 1))
 		}
 		s.Lines[i] = line
 	}

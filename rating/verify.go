@@ -1,6 +1,7 @@
 package rating
 
 import (
+	"errors"
 	"fmt"
 	"math/big"
 	"slices"
@@ -14,9 +15,9 @@ import (
 // allowances and bounds as the derivations state them, and nothing that follows
 // from them. A statement without derivations is an error.
 func (s *Statement) Verify() (differences []string, err error) {
-	mode, err := money.ParseRounding(s.Rounding)
+	mode, err := s.rounding()
 	if err != nil {
-		return nil, fmt.Errorf("the statement is not explained: %w", err)
+		return nil, err
 	}
 	if _, err := money.ParseCurrency(string(s.Currency)); err != nil {
 		return nil, err
@@ -27,6 +28,26 @@ func (s *Statement) Verify() (differences []string, err error) {
 	}
 	v.sums()
 	return v.differences, nil
+}
+
+// rounding is the one mode that all lines are rounded by.
+func (s *Statement) rounding() (money.Rounding, error) {
+	var found money.Rounding
+	for i := range s.Lines {
+		steps := s.Lines[i].Steps
+		if len(steps) == 0 {
+			return 0, errors.New("the statement is not explained; --explain makes one that is")
+		}
+		mode, err := money.ParseRounding(steps[len(steps)-1].Rounding)
+		if err != nil {
+			return 0, fmt.Errorf("line %d: %w", i+1, err)
+		}
+		if i > 0 && mode != found {
+			return 0, fmt.Errorf("line %d is rounded %s and others %s", i+1, mode, found)
+		}
+		found = mode
+	}
+	return found, nil
 }
 
 type verifier struct {

@@ -55,7 +55,7 @@ func TestVerifyFindsWhatIsChanged(t *testing.T) {
 			step := reflect.ValueOf(&s.Lines[i].Steps[k]).Elem()
 			for f := range step.NumField() {
 				name, field := step.Type().Field(f).Name, step.Field(f)
-				if strings.Contains(" Rule Resource Start Before Text Of Whole ", " "+name+" ") || field.IsZero() {
+				if strings.Contains(" Rule Resource Start Before Text Of Whole Rounding ", " "+name+" ") || field.IsZero() {
 					continue
 				}
 				old := reflect.ValueOf(field.Interface())
@@ -103,7 +103,7 @@ func TestVerifyFindsWhatIsChanged(t *testing.T) {
 
 func TestVerifyRefuses(t *testing.T) {
 	bare := verifiedStatement(t)
-	bare.Rounding = ""
+	bare.Lines[1].Steps = nil
 	if _, err := bare.Verify(); err == nil || !strings.Contains(err.Error(), "not explained") {
 		t.Errorf("a statement without derivations: %v", err)
 	}
@@ -111,6 +111,12 @@ func TestVerifyRefuses(t *testing.T) {
 	wrong.Currency = "XXQ"
 	if _, err := wrong.Verify(); err == nil {
 		t.Error("an unknown currency is taken")
+	}
+	mixed := verifiedStatement(t)
+	last := mixed.Lines[1].Steps
+	last[len(last)-1].Rounding = "up"
+	if _, err := mixed.Verify(); err == nil || !strings.Contains(err.Error(), "line 2 is rounded up and others half-away") {
+		t.Errorf("two ways of rounding: %v", err)
 	}
 	for _, text := range []string{"1e999999999", "1/0", "x", "--1"} {
 		s := verifiedStatement(t)
@@ -122,12 +128,12 @@ func TestVerifyRefuses(t *testing.T) {
 }
 
 func FuzzVerify(f *testing.F) {
-	plain, err := json.Marshal(rating.Statement{Currency: "EUR", Rounding: "up"})
+	plain, err := json.Marshal(rating.Statement{Currency: "EUR"})
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Add(plain)
-	f.Add([]byte(`{"currency":"EUR","rounding":"up","total":"1","lines":[{"rate":"a","steps":[{"rule":"price","per":1,"nano":1,"quantity":"1"},{"rule":"share"}]}]}`))
+	f.Add([]byte(`{"currency":"EUR","total":"1","lines":[{"rate":"a","steps":[{"rule":"price","per":1,"nano":1,"quantity":"1"},{"rule":"share","rounding":"up"}]}]}`))
 	f.Fuzz(func(t *testing.T, source []byte) {
 		var s rating.Statement
 		if json.Unmarshal(source, &s) == nil {
