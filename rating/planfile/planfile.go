@@ -1,13 +1,3 @@
-// Package planfile reads price plans written in YAML.
-//
-// It owns the notation of plans: units, prices, spans, calendars and their
-// holidays, and what is refused. It never rates, and what it returns needs no
-// second check.
-//
-// Invariants:
-//   - Every error names file, line and column, and what would be right.
-//   - Nothing in a file is ignored: an unknown key is an error.
-//   - Numbers are read as decimals, never as floats.
 package planfile
 
 import (
@@ -79,7 +69,7 @@ func (d *decoder) document(src []byte) *rating.Plan {
 		plan.Discounts = d.discounts(n, plan)
 	}
 	if n := child(root, "minimum_spend"); n != nil {
-		plan.Rates = append(plan.Rates, d.minimumSpend(n))
+		plan.Rates = append(plan.Rates, d.minimumSpend(n, plan))
 		places = append(places, n)
 	}
 	if d.err() == nil {
