@@ -21,6 +21,15 @@ type Plan struct {
 	Rates     []Rate     // as ordered in the plan; a minimum spend is the last
 	Discounts []Discount // taken off one after the other
 	Rounding  money.Rounding
+	Tenants   map[metering.TenantID]*Plan // where something else is agreed with a tenant
+}
+
+// ForTenant is the plan with what is agreed with the tenant.
+func (p *Plan) ForTenant(id metering.TenantID) *Plan {
+	if own := p.Tenants[id]; own != nil {
+		return own
+	}
+	return p
 }
 
 // Discount takes part of what rates charge off, after caps.

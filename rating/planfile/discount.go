@@ -109,11 +109,8 @@ func (d *decoder) monthly(n *yaml.Node) int64 {
 const minimumSpendID = "minimum-spend"
 
 // minimumSpend is the rate that charges what all others lack of an amount.
-func (d *decoder) minimumSpend(n *yaml.Node, plan *rating.Plan) rating.Rate {
+func (d *decoder) minimumSpend(n *yaml.Node) rating.Rate {
 	nano := d.monthly(n)
-	if slices.ContainsFunc(plan.Rates, func(r rating.Rate) bool { return r.ID == minimumSpendID }) {
-		d.errorf(n, "a rate has the id %s, which is that of the minimum spend", minimumSpendID)
-	}
 	return rating.Rate{ID: minimumSpendID, TopUp: true, Pool: rating.PoolTenant, Steps: []rating.Step{{
 		Nano: nano, Count: 1, Unit: rating.Unit{Name: "month", Num: 1, Den: 1}, Text: n.Value,
 	}}}

@@ -22,6 +22,8 @@
 //	rates          a list, see below
 //	discounts      [{name, percent or amount, rates, from, until}], one after the other
 //	minimum_spend  5.00 per month; what all charges lack of it is charged
+//	tenants        id: {rates, discounts, minimum_spend}: agreed with one tenant; a
+//	               rate stands in place of the one of its id, or is a further one
 //	rounding       half-away, half-even, up or down
 //
 // A rate:

@@ -56,6 +56,7 @@ func (d *decoder) document(src []byte) *rating.Plan {
 		// Read after the rates and the zone.
 		"discounts":     nil,
 		"minimum_spend": nil,
+		"tenants":       nil,
 	}, "plan", "currency", "rates")
 	if n := child(root, "effective"); n != nil {
 		plan.Effective, plan.MidPeriod = d.effective(n, plan.Zone)
@@ -69,11 +70,14 @@ func (d *decoder) document(src []byte) *rating.Plan {
 		plan.Discounts = d.discounts(n, plan)
 	}
 	if n := child(root, "minimum_spend"); n != nil {
-		plan.Rates = append(plan.Rates, d.minimumSpend(n, plan))
+		plan.Rates = append(plan.Rates, d.minimumSpend(n))
 		places = append(places, n)
 	}
 	if d.err() == nil {
 		d.together(plan, places, flavors)
+	}
+	if n := child(root, "tenants"); n != nil && d.err() == nil {
+		d.tenants(n, plan, places, flavors)
 	}
 	return plan
 }
@@ -219,6 +223,9 @@ func (d *decoder) rates(n *yaml.Node, plan *rating.Plan) []*yaml.Node {
 	seen := make(map[string]int)
 	for _, item := range n.Content {
 		r := d.rate(item, plan)
+		if r.ID == minimumSpendID {
+			d.errorf(item, "%s is the id of the minimum spend; give the rate another", r.ID)
+		}
 		if line, ok := seen[r.ID]; ok && r.ID != "" {
 			d.errorf(item, "a second rate with the id %s, which line %d has; ids are unique in a plan", r.ID, line)
 		}

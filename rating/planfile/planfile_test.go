@@ -188,6 +188,11 @@ func TestRefused(t *testing.T) {
 		"a discount within a period":    {rate("meter: disk.read, price: 1 per GB") + "discounts: [{name: x, percent: 1, from: 2027-01-01 mid-period}]\n", "begins and ends with a period"},
 		"no discounts":                  {rate("meter: disk.read, price: 1 per GB") + "discounts: []\n", "discounts must be a list"},
 		"a minimum spend of hours":      {rate("meter: disk.read, price: 1 per GB") + "minimum_spend: 3 h\n", `p.yaml:5:16: "3 h" is not an amount per month; 5.00 per month is`},
+		"a rate called minimum-spend":   {strings.Replace(rate("meter: disk.read, price: 1 per GB"), "id: a", "id: minimum-spend", 1), "minimum-spend is the id of the minimum spend"},
+		"a tenant that is none":         {rate("meter: disk.read, price: 1 per GB") + "tenants: {acme: {}}\n", `p.yaml:5:11: "acme" is not an id`},
+		"a tenant's unknown key":        {rate("meter: disk.read, price: 1 per GB") + "tenants: {ten_0123456789abcdef0: {price: 1}}\n", `a tenant's agreement has no key "price"`},
+		"a tenant's wrong rate":         {rate("meter: disk.read, price: 1 per GB") + "tenants: {ten_0123456789abcdef0: {rates: [{id: a, meter: disk.read, price: -1 per GB}]}}\n", "negative"},
+		"a tenant's conflict":           {rate("meter: disk.read, price: 1 per GB") + "tenants: {ten_0123456789abcdef0: {rates: [{id: b, meter: disk.read, price: 1 per GB}]}}\n", "p.yaml:5:43: rates a and b both fit"},
 		"two rates that fit": {rate("meter: disk.read, where: {flavor: s}, price: 1 per GB") + "  - {id: b, meter: disk.read, where: {region: r}, price: 1 per GB}\n",
 			"p.yaml:5:5: rates a and b both fit some usage of disk.read and neither is more specific"},
 		"the same rate twice": {rate("meter: disk.read, price: 1 per GB") + "  - {id: b, meter: disk.read, price: 1 per GB}\n", "rates a and b both fit"},
@@ -227,6 +232,36 @@ func TestTimeClassesThatNeverMeet(t *testing.T) {
 	}
 	if _, _, err := Parse("p.yaml", source("'08:00-20:05'")); err == nil || !strings.Contains(err.Error(), "rates a and b both fit") {
 		t.Errorf("together: %v", err)
+	}
+}
+
+// TestTenants: an agreement replaces, adds, and leaves the plan as it is.
+func TestTenants(t *testing.T) {
+	plan, _, err := Parse("p.yaml", []byte(head+"  - {id: a, meter: disk.read, price: 1 per GB}\n  - {id: b, meter: disk.write, price: 1 per GB}\nminimum_spend: 5.00\n"+`
+tenants:
+  ten_0123456789abcdef0:
+    rates:
+      - {id: b, meter: disk.write, price: 0.5 per GB}
+      - {id: c, meter: instance.cpu, price: 1 per hour}
+    discounts: [{name: friend, percent: 5, rates: c}]
+    minimum_spend: 2.00 per month
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := plan.ForTenant("ten_0123456789abcdef0")
+	var got []string
+	for _, p := range []*rating.Plan{plan, own} {
+		for _, r := range p.Rates {
+			got = append(got, r.ID+" "+r.Steps[0].Text)
+		}
+	}
+	want := "a 1 per GB, b 1 per GB, minimum-spend 5.00, a 1 per GB, b 0.5 per GB, c 1 per hour, minimum-spend 2.00 per month"
+	if strings.Join(got, ", ") != want || len(own.Discounts) != 1 || len(plan.Discounts) != 0 {
+		t.Errorf("got %s", strings.Join(got, ", "))
+	}
+	if plan.ForTenant("ten_ffffffffffffffff0") != plan {
+		t.Error("a tenant without an agreement has another plan")
 	}
 }
 
