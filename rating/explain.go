@@ -139,18 +139,6 @@ func (c *Charge) explainIncluded(unit string) Derivation {
 	return d
 }
 
-func (in Included) text() string {
-	switch {
-	case in.Per == PerResource:
-		return in.Amount.Text + " per resource"
-	case in.Per == PerInstanceMonth && !in.Month.IsZero():
-		return in.Amount.Text + " per instance-month(" + in.Month.Text + ")"
-	case in.Per == PerInstanceMonth:
-		return in.Amount.Text + " per instance-month"
-	}
-	return in.Amount.Text
-}
-
 func (c *Charge) explainPart(p *Part, unit string) Derivation {
 	s := &c.Rate.Steps[p.Step]
 	d := Derivation{Rule: "price", Step: p.Step + 1, Quantity: p.Quantity.String(), Nano: p.Price.Nano, Per: p.Price.Per, Amount: p.Exact.Text()}
