@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/big"
 	"math/bits"
+	"strconv"
 	"strings"
 )
 
@@ -64,7 +65,10 @@ func (q Quantity) Big() *big.Int {
 
 // String is q in base units: a decimal with at most 3 decimals and no trailing zeros.
 func (q Quantity) String() string {
-	s := q.Big().String()
+	s := strconv.FormatUint(q.Lo, 10)
+	if q.Hi != 0 {
+		s = q.Big().String()
+	}
 	if len(s) < 4 {
 		s = strings.Repeat("0", 4-len(s)) + s
 	}
