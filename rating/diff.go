@@ -250,11 +250,11 @@ func (r *Rate) percentileText() string {
 	return fmt.Sprint(r.Percentile)
 }
 
-func (in *Included) text() string {
-	if in.Amount.IsZero() {
-		return ""
-	}
+// text is the allowance as a plan writes it, "" for none.
+func (in Included) text() string {
 	switch {
+	case in.Amount.IsZero():
+		return ""
 	case in.Per == PerResource:
 		return in.Amount.Text + " per resource"
 	case in.Per == PerInstanceMonth && !in.Month.IsZero():
