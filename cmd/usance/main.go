@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	_ "time/tzdata" // billing zones, also where the machine has none
 )
 
 // Exit codes.
