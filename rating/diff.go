@@ -2,6 +2,7 @@ package rating
 
 import (
 	"fmt"
+	"maps"
 	"math/big"
 	"slices"
 	"strings"
@@ -32,7 +33,23 @@ func Diff(old, new *Plan) []Change {
 	pairs(d, "time class ", old.Calendars, new.Calendars, func(c *Calendar) string { return c.Name }, (*differ).calendar, (*Calendar).text)
 	pairs(d, "", old.Rates, new.Rates, func(r *Rate) string { return r.ID }, (*differ).rate, (*Rate).text)
 	pairs(d, "discount ", old.Discounts, new.Discounts, func(c *Discount) string { return c.Name }, (*differ).discount, (*Discount).text)
+	d.tenants(old, new)
 	return d.changes
+}
+
+// tenants tells of each tenant that something is agreed with what changes for it
+// beyond what changes for all.
+func (d *differ) tenants(old, new *Plan) {
+	agreed := slices.AppendSeq(slices.Collect(maps.Keys(old.Tenants)), maps.Keys(new.Tenants))
+	slices.Sort(agreed)
+	forAll := slices.Clone(d.changes)
+	for _, id := range slices.Compact(agreed) {
+		for _, c := range Diff(old.ForTenant(id), new.ForTenant(id)) {
+			if !slices.Contains(forAll, c) {
+				d.changes = append(d.changes, Change{strings.TrimSuffix("tenant "+string(id)+": "+c.Of, " "), c.Text})
+			}
+		}
+	}
 }
 
 // differ collects changes of what it is at.
@@ -165,7 +182,8 @@ func (c *Calendar) holidaysBeyond(o *Calendar) string {
 	var all []string
 	for day, name := range c.Holidays {
 		if _, ok := o.Holidays[day]; !ok {
-			all = append(all, strings.TrimSpace(fmt.Sprintf("%04d-%02d-%02d %s", day.Year, day.Month, day.Day, name)))
+			date := fmt.Sprintf("%04d-%02d-%02d", day.Year, day.Month, day.Day)
+			all = append(all, strings.TrimSpace(date+" "+strings.TrimPrefix(name, date)))
 		}
 	}
 	slices.Sort(all)
