@@ -176,6 +176,20 @@ func newWorld(t *testing.T) *world {
 // until it answers.
 func (w *world) startPlane() {
 	w.t.Helper()
+	w.launchPlane()
+	w.eventually("the control plane answers", 90*time.Second, func() error {
+		token, err := os.ReadFile(filepath.Join(w.data, "keys", "operator-token"))
+		if err != nil {
+			return err
+		}
+		w.operator = strings.TrimSpace(string(token))
+		return w.call(w.operator, "GET", "/operator/hosts", nil, nil)
+	})
+}
+
+// launchPlane starts the control plane and does not wait.
+func (w *world) launchPlane() {
+	w.t.Helper()
 	r, life, err := os.Pipe()
 	if err != nil {
 		w.t.Fatal(err)
@@ -196,14 +210,6 @@ func (w *world) startPlane() {
 		if w.t.Failed() {
 			w.t.Logf("control plane %d said:\n%s", plane.Process.Pid, log)
 		}
-	})
-	w.eventually("the control plane answers", 90*time.Second, func() error {
-		token, err := os.ReadFile(filepath.Join(w.data, "keys", "operator-token"))
-		if err != nil {
-			return err
-		}
-		w.operator = strings.TrimSpace(string(token))
-		return w.call(w.operator, "GET", "/operator/hosts", nil, nil)
 	})
 }
 

@@ -33,6 +33,7 @@ type Config struct {
 	Hypervisor Hypervisor
 	Clock      Clock         // nil: the machine's
 	Interval   time.Duration // between rounds; 0: 10 s
+	SpoolBytes int64         // bound of the spool on disk; 0: spool.DefaultMaxBytes
 	Log        *slog.Logger
 }
 
@@ -61,6 +62,8 @@ func New(cfg Config) (*Agent, error) {
 		return nil, fmt.Errorf("agent: data folder %q is not an absolute path", cfg.DataDir)
 	case cfg.Interval < 0:
 		return nil, fmt.Errorf("agent: interval %s is negative", cfg.Interval)
+	case cfg.SpoolBytes < 0:
+		return nil, fmt.Errorf("agent: %d bytes for the spool", cfg.SpoolBytes)
 	}
 	if cfg.Interval == 0 {
 		cfg.Interval = roundInterval
@@ -107,7 +110,7 @@ func (a *Agent) open(ctx context.Context) error {
 	if err := os.MkdirAll(filepath.Join(a.cfg.DataDir, "agent"), 0o700); err != nil {
 		return fmt.Errorf("agent's folder: %w", err)
 	}
-	sp, err := spool.Open(a.file("spool"), spool.Config{Log: a.cfg.Log})
+	sp, err := spool.Open(a.file("spool"), spool.Config{MaxBytes: a.cfg.SpoolBytes, Log: a.cfg.Log})
 	if err != nil {
 		return err
 	}

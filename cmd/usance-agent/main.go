@@ -107,6 +107,7 @@ func parse(args []string, getenv func(string) string, stdout io.Writer) (config,
 	f.StringVar(&cfg.libvirt, "libvirt", "qemu:///system", "libvirt `URI`, with ?socket=PATH where it is not the usual one")
 	f.StringVar(&cfg.virtType, "virt-type", "auto", "kvm, qemu (emulated), or auto: a probe guest decides once")
 	f.StringVar(&cfg.network, "network", "default", "libvirt `network` for public addresses")
+	f.Int64Var(&cfg.agent.SpoolBytes, "spool-bytes", 0, "`bytes` of disk for readings that wait to be sent (default 256 MiB)")
 	f.IntVar(&cfg.agent.Capacity.VCPUs, "vcpus", 0, "vCPUs to offer (default: the host's CPUs)")
 	f.Int64Var(&cfg.agent.Capacity.MemoryMiB, "memory-mib", 0, "memory to offer (default: the host's less a reserve)")
 	f.Int64Var(&cfg.agent.Capacity.DiskMiB, "disk-mib", 0, "disk to offer (default: what is free under --data)")

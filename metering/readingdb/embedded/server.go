@@ -217,12 +217,15 @@ func peer(conn net.Conn) (pid int, err error) {
 	return int(cred.Pid), nil
 }
 
-// Options connect clickhouse-go to the child that listens on the same socket,
-// this one or one that replaces it. The database is Database.
-func (s *Server) Options() *clickhouse.Options {
+// Options connect clickhouse-go to the child, this one or one that replaces it.
+func (s *Server) Options() *clickhouse.Options { return Options(s.socket) }
+
+// Options connect clickhouse-go to the child that listens on the socket, whoever
+// started it. The database is Database.
+func Options(socket string) *clickhouse.Options {
 	transport := &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", s.socket)
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
 		},
 		MaxIdleConnsPerHost: maxSessions,
 		DisableCompression:  true,
