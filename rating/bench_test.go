@@ -16,14 +16,27 @@ var december = metering.Window{
 	End:   time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC),
 }
 
+// perSecond is the usual rate: by the second, with a minimum and a cap.
+const perSecond = "price: 0.0119 per hour, granularity: 1 s, minimum: 60 s, cap: 8.50 per month"
+
+// What is done beyond charging: lines are the charges rounded, with a share for
+// each VM; a statement is all of the derivation written out for people and
+// machines.
+const (
+	toCharges = iota
+	toLines
+	toStatement
+)
+
 var benchmarks = []struct {
 	name, rate string
-	explain    bool
+	to         int
 }{
-	{"hourly", "price: 0.0119 per hour, granularity: 1 h, cap: 8.50 per month", false},
-	{"second", "price: 0.0119 per hour, granularity: 1 s, minimum: 60 s, cap: 8.50 per month", false},
-	{"tiers", "steps: [{up to: 186 h, price: 0.0119 per hour}, {up to: 372 h, price: 0.0095 per hour}, {up to: 558 h, price: 0.0071 per hour}, {price: 0.0048 per hour}]", false},
-	{"explain", "price: 0.0119 per hour, granularity: 1 s, minimum: 60 s, cap: 8.50 per month", true},
+	{"hourly", "price: 0.0119 per hour, granularity: 1 h, cap: 8.50 per month", toCharges},
+	{"second", perSecond, toCharges},
+	{"tiers", "steps: [{up to: 186 h, price: 0.0119 per hour}, {up to: 372 h, price: 0.0095 per hour}, {up to: 558 h, price: 0.0071 per hour}, {price: 0.0048 per hour}]", toCharges},
+	{"explain", perSecond, toLines},
+	{"statement", perSecond, toStatement},
 }
 
 func benchPlan(b *testing.B, rate string) *rating.Plan {
@@ -68,7 +81,12 @@ func run(b *testing.B, vms, each int, metric string, count int) {
 				if err != nil || len(result.Charges) != vms {
 					b.Fatal(len(result.Charges), err)
 				}
-				if bm.explain {
+				switch bm.to {
+				case toLines:
+					if lines, err := result.Lines(); err != nil || len(lines[0].Shares) != vms {
+						b.Fatal(err)
+					}
+				case toStatement:
 					if s := result.Statement(true); len(s.Lines[0].Steps) < 3 {
 						b.Fatal(s.Lines[0])
 					}
@@ -79,8 +97,9 @@ func run(b *testing.B, vms, each int, metric string, count int) {
 	}
 }
 
-// BenchmarkVMHours rates one hour each of 1000 VMs. Every result carries what
-// an explanation needs; explain also writes it out.
+// BenchmarkVMHours rates one hour each of 1000 VMs. Every charge carries its
+// whole derivation: windows, gaps, what granularity, minimum, allowance, steps
+// and cap made of them. explain adds rounding and shares, the last of it.
 func BenchmarkVMHours(b *testing.B) { run(b, 1000, 1, "vmhours/s", 1000) }
 
 // BenchmarkVMMonths rates months of 744 hourly usages each of 100 VMs.

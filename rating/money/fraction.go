@@ -164,10 +164,9 @@ func common(f, g Fraction) (Fraction, Fraction, bool) {
 // addSame adds two fractions of one denominator; ok is false beyond 128 bits.
 func addSame(f, g Fraction) (Fraction, bool) {
 	if f.negative == g.negative {
-		lo, c := bits.Add64(f.lo, g.lo, 0)
-		hi, c := bits.Add64(f.hi, g.hi, c)
-		f.hi, f.lo = hi, lo
-		return f, c == 0
+		var ok bool
+		f.hi, f.lo, ok = add128(f.hi, f.lo, g.hi, g.lo)
+		return f, ok
 	}
 	if f.hi < g.hi || f.hi == g.hi && f.lo < g.lo {
 		f, g = g, f
@@ -176,6 +175,13 @@ func addSame(f, g Fraction) (Fraction, bool) {
 	hi, _ := bits.Sub64(f.hi, g.hi, b)
 	f.hi, f.lo = hi, lo
 	return f, true
+}
+
+// add128 is the sum of two numbers; ok is false beyond 128 bits.
+func add128(ahi, alo, bhi, blo uint64) (hi, lo uint64, ok bool) {
+	lo, c := bits.Add64(alo, blo, 0)
+	hi, c = bits.Add64(ahi, bhi, c)
+	return hi, lo, c == 0
 }
 
 // mul128 is (hi, lo) × m; ok is false beyond 128 bits.

@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/big"
 	"math/bits"
+	"slices"
 	"sort"
 )
 
@@ -140,6 +141,9 @@ func (s Sum) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 // the whole, and each is within one minor unit of its part. The error wraps
 // ErrOverflow.
 func Shares(parts []Fraction, currency Currency, mode Rounding) (whole Amount, shares []Amount, err error) {
+	if whole, shares, ok := sharesFast(parts, currency, mode); ok {
+		return whole, shares, nil
+	}
 	sum, sums := SumShares(parts, currency, mode)
 	if whole, err = sum.Amount(); err != nil {
 		return Amount{}, nil, err
@@ -159,8 +163,63 @@ func amounts(sums []Sum) ([]Amount, error) {
 	return list, nil
 }
 
+// sharesFast is Shares of parts that are not negative and have a common
+// denominator of 64 bits; ok is false for others.
+func sharesFast(parts []Fraction, currency Currency, mode Rounding) (whole Amount, shares []Amount, ok bool) {
+	sum := Fraction{den: 1}
+	for _, p := range parts {
+		if p.negative && p.Sign() != 0 || p.large != nil {
+			return Amount{}, nil, false
+		}
+		over, lcm := bits.Mul64(sum.den/gcd(sum.den, p.denominator()), p.denominator())
+		if over != 0 {
+			return Amount{}, nil, false
+		}
+		sum.den = lcm
+	}
+	type rest struct {
+		part int
+		rem  uint64 // of the part above its floor, over the common denominator
+	}
+	rests := make([]rest, len(parts))
+	shares = make([]Amount, len(parts))
+	left := int64(0)
+	for i, p := range parts {
+		hi, lo, fits := mul128(p.hi, p.lo, sum.den/p.denominator())
+		sum.hi, sum.lo, ok = add128(sum.hi, sum.lo, hi, lo)
+		hi, lo, small := mul128(hi, lo, currency.minorPerUnit())
+		if !fits || !ok || !small || hi >= sum.den {
+			return Amount{}, nil, false
+		}
+		floor, rem := bits.Div64(hi, lo, sum.den)
+		if floor > math.MaxInt64>>1 {
+			return Amount{}, nil, false
+		}
+		shares[i], rests[i] = Amount{int64(floor), currency}, rest{i, rem}
+		left -= int64(floor)
+	}
+	if whole, ok = sum.roundFast(currency, mode); !ok {
+		return Amount{}, nil, false
+	}
+	// The sum of the floors is at most the whole, so left is counted without overflow.
+	if left += whole.Minor; left > 0 {
+		slices.SortStableFunc(rests, func(a, b rest) int { return cmp.Compare(b.rem, a.rem) })
+	}
+	for _, r := range rests[:left] {
+		shares[r.part].Minor++
+	}
+	return whole, shares, true
+}
+
 // SumShares is Shares of any size.
 func SumShares(parts []Fraction, currency Currency, mode Rounding) (whole Sum, shares []Sum) {
+	if fast, amounts, ok := sharesFast(parts, currency, mode); ok {
+		shares = make([]Sum, len(amounts))
+		for i, a := range amounts {
+			shares[i] = Sum{big.NewInt(a.Minor), currency}
+		}
+		return Sum{big.NewInt(fast.Minor), currency}, shares
+	}
 	var sum Fraction
 	for _, p := range parts {
 		sum = sum.Add(p)

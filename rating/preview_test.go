@@ -1,0 +1,155 @@
+package rating_test
+
+import (
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/usance/usance/metering"
+	"github.com/usance/usance/rating"
+	"github.com/usance/usance/rating/money"
+	"github.com/usance/usance/rating/presets"
+)
+
+const previewPlan = `plan: p
+currency: EUR
+flavors:
+  small: {vcpus: 2, memory: 4 GiB}
+  fee: {vcpus: 1, memory: 1 GiB}
+calendar: {night: {daily: '22:00-06:00'}}
+rates:
+  - {id: small, meter: instance.running, where: {flavor: small}, price: 0.0075 per hour, minimum: 60 s, cap: 4.90 per month}
+  - {id: night, meter: instance.running, where: {flavor: small, time: night}, price: 0.005 per hour}
+  - {id: fee, meter: instance.running, where: {flavor: fee}, tiers: package, price: 7.20 per month}
+  - {id: vcpu, meter: instance.vcpu, component: vcpu, included: 100 vCPU-h per tenant, pool: tenant, price: 0.001 per vCPU-hour}
+  - {id: off, meter: instance.stopped, price: 0.0010 per hour, cap: 0.60 per month}
+  - {id: memory, meter: instance.memory, price: 0 per GiB-hour}
+minimum_spend: 1.00 per month
+`
+
+func TestPreview(t *testing.T) {
+	for _, tc := range []struct {
+		name, flavor              string
+		running                   time.Duration
+		hour, day, month, stopped string
+		unrated                   int
+	}{
+		// 2 vCPUs at 0.001 beside 0.0075; a month of 720 h: capped at 4.90 by day, 0.005 × 240 h by night, 1340 vCPU-h.
+		{name: "always", flavor: "small", running: rating.Always, hour: "0.0095", day: "0.228", month: "6.14", stopped: "1.00"},
+		{name: "ten hours from midnight", flavor: "small", running: 10 * time.Hour, hour: "0.0095", day: "0.228", month: "1.00", stopped: "1.00"},
+		{name: "a month's fee", flavor: "fee", running: time.Minute, hour: "0.011", day: "7.224", month: "7.80", stopped: "1.00"},
+		{name: "not for sale", flavor: "huge", running: rating.Always, hour: "0", day: "0", month: "1.00", stopped: "1.00", unrated: 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			v, err := mustParse(t, previewPlan).Preview(november, rating.Planned{Labels: metering.Labels{Flavor: tc.flavor}, Running: tc.running})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if v.Hour.Text() != tc.hour || v.Day.Text() != tc.day || v.Month.String() != tc.month || v.Stopped.String() != tc.stopped || len(v.Unrated) != tc.unrated {
+				t.Errorf("got %s an hour, %s the first day, %s a month, %s stopped, %d unrated", v.Hour.Text(), v.Day.Text(), v.Month, v.Stopped, len(v.Unrated))
+				for _, l := range v.Lines {
+					t.Logf("%s %s", l.Key, l.Net)
+				}
+			}
+		})
+	}
+}
+
+// TestPreviewIsTheBill: an instance that ran as planned, measured piece by
+// piece, costs what the preview said, under the rules of every preset.
+func TestPreviewIsTheBill(t *testing.T) {
+	var plans []*rating.Plan
+	for _, name := range presets.Names() {
+		plan, err := presets.Plan(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		plans = append(plans, plan)
+	}
+	plans = append(plans, mustParse(t, previewPlan))
+	priced := 0
+	rapid.Check(t, func(t *rapid.T) {
+		plan := rapid.SampledFrom(plans).Draw(t, "plan")
+		flavor := rating.Flavor{Name: "none"}
+		if len(plan.Flavors) > 0 {
+			flavor = rapid.SampledFrom(plan.Flavors).Draw(t, "flavor")
+		}
+		planned := rating.Planned{Labels: metering.Labels{Flavor: flavor.Name, Image: "debian"},
+			Running: time.Duration(rapid.Int64Range(0, november.Length().Milliseconds()+1).Draw(t, "ms")) * time.Millisecond}
+		preview, err := plan.Preview(november, planned)
+		if err != nil {
+			t.Fatal(err)
+		}
+		result, err := plan.Rate(november, measuredAs(t, plan, flavor, planned))
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines, err := result.Lines()
+		if err != nil {
+			t.Fatal(err)
+		}
+		bill := money.Amount{Currency: plan.Currency}
+		for _, l := range lines {
+			if bill, err = bill.Add(l.Net); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if bill != preview.Month {
+			t.Fatalf("%s under plan %s: the bill is %s, the preview was %s", flavor.Name, plan.Name, bill, preview.Month)
+		}
+		if bill.Minor > 0 {
+			priced++
+		}
+	})
+	if priced < 20 {
+		t.Errorf("only %d bills were of anything", priced)
+	}
+}
+
+// measuredAs is the usage of an instance by hours that may come in pieces, as
+// measuring would give it: running first, then stopped.
+func measuredAs(t *rapid.T, plan *rating.Plan, flavor rating.Flavor, planned rating.Planned) []metering.Usage {
+	off := november.Start.Add(min(planned.Running, november.Length()))
+	var all []metering.Usage
+	add := func(m metering.Meter, start string, from, to time.Time, per uint64) {
+		if per > 0 && to.After(from) {
+			all = append(all, metering.Usage{Resource: "ins_1", Meter: m, Start: start, Window: metering.Window{Start: from, End: to},
+				Quantity: metering.Thousandths(per * uint64(to.Sub(from).Milliseconds())), Labels: planned.Labels})
+		}
+	}
+	hours := rapid.SampledFrom([]int{1, 2, 6}).Draw(t, "hours of a piece")
+	for at := november.Start; at.Before(november.End); at = at.Add(time.Duration(hours) * time.Hour) {
+		end := at.Add(time.Duration(hours) * time.Hour)
+		for _, b := range plan.Boundaries(november) {
+			if b.After(at) && b.Before(end) {
+				end = b
+			}
+		}
+		on, stopped := minTime(end, off), maxTime(at, off)
+		for _, piece := range [][2]time.Time{{at, at.Add(on.Sub(at) / 3).Truncate(time.Millisecond)}, {at.Add(on.Sub(at) / 3).Truncate(time.Millisecond), on}} {
+			add(metering.InstanceRunning, "7", piece[0], piece[1], 1)
+			add(metering.InstanceVCPU, "7", piece[0], piece[1], uint64(flavor.VCPUs))
+			add(metering.InstanceMemory, "7", piece[0], piece[1], flavor.MemoryMiB)
+		}
+		add(metering.InstanceStopped, "", stopped, end, 1)
+		if end != at.Add(time.Duration(hours)*time.Hour) {
+			at = end.Add(-time.Duration(hours) * time.Hour)
+		}
+	}
+	return all
+}
+
+func minTime(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+func maxTime(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
