@@ -59,7 +59,7 @@ func TestPreview(t *testing.T) {
 
 // TestPreviewIsTheBill: an instance that ran as planned, measured piece by
 // piece, costs what the preview said, under the rules of every preset that
-// sells flavors.
+// names flavors.
 func TestPreviewIsTheBill(t *testing.T) {
 	var plans []*rating.Plan
 	for _, name := range presets.Names() {
@@ -67,15 +67,18 @@ func TestPreviewIsTheBill(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(plan.Flavors) > 0 {
+		if len(flavorsOf(plan)) > 0 {
 			plans = append(plans, plan)
 		}
 	}
-	plans = append(plans, mustParse(t, previewPlan))
+	if plans = append(plans, mustParse(t, previewPlan)); len(plans) < 8 {
+		t.Fatalf("only %d plans name flavors", len(plans))
+	}
 	priced := 0
 	rapid.Check(t, func(t *rapid.T) {
 		plan := plans[rapid.IntRange(0, len(plans)-1).Draw(t, "plan")]
-		flavor := plan.Flavors[rapid.IntRange(0, len(plan.Flavors)-1).Draw(t, "flavor")]
+		flavors := flavorsOf(plan)
+		flavor := flavors[rapid.IntRange(0, len(flavors)-1).Draw(t, "flavor")]
 		planned := rating.Planned{Labels: metering.Labels{Flavor: flavor.Name, Image: "debian"},
 			Running: time.Duration(rapid.SampledFrom([]int{0, 1, 29, 240, 671, 719}).Draw(t, "hours"))*time.Hour +
 				time.Duration(rapid.IntRange(0, 3_600_001).Draw(t, "ms"))*time.Millisecond}
@@ -107,6 +110,19 @@ func TestPreviewIsTheBill(t *testing.T) {
 	if priced < 20 {
 		t.Errorf("only %d bills were of anything", priced)
 	}
+}
+
+// flavorsOf are the flavors that a plan sells, and those that its rates are for.
+func flavorsOf(plan *rating.Plan) []rating.Flavor {
+	all := slices.Clone(plan.Flavors)
+	for _, r := range plan.Rates {
+		for _, name := range r.Where.Flavor {
+			if !slices.ContainsFunc(all, func(f rating.Flavor) bool { return f.Name == name }) {
+				all = append(all, rating.Flavor{Name: name})
+			}
+		}
+	}
+	return all
 }
 
 // measuredAs is the usage of an instance in pieces, as
