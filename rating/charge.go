@@ -142,7 +142,7 @@ func (r *priced) part(step int, q metering.Quantity) Part {
 	if r.Tiers == Package {
 		q = roundUp(q, s.unit)
 	}
-	return Part{Step: step, Quantity: q, Exact: s.price.Times(q), Price: s.price}
+	return Part{Step: step, Quantity: q, Exact: s.price.Times(q), Price: &s.price}
 }
 
 // bound takes off, from the last step back, what the parts cost beyond the cap,

@@ -1,9 +1,7 @@
 package rating
 
 import (
-	"cmp"
 	"slices"
-	"strings"
 
 	"github.com/usance/usance/metering"
 	"github.com/usance/usance/rating/money"
@@ -39,21 +37,22 @@ func (c *charging) discount(d *Discount) {
 
 // topUp charges what all other charges lack of a minimum spend.
 func (c *charging) topUp() {
+	last := len(c.rates) - 1
+	if last < 0 || !c.rates[last].TopUp {
+		return
+	}
 	var sum money.Fraction
 	for i := range c.result.Charges {
 		sum = sum.Add(c.result.Charges[i].Exact)
 	}
-	for i := range c.rates {
-		r := &c.rates[i]
-		if !r.TopUp {
-			continue
-		}
-		one := r.part(0, metering.Thousandths(1000))
-		one.Allowance = sum.Min(one.Exact)
-		top := Charge{Rate: r.Rate, Parts: []Part{one}, Exact: one.Exact.Sub(one.Allowance), Billable: one.Quantity, index: i}
-		after, _ := slices.BinarySearchFunc(c.result.Charges, top, func(a, b Charge) int {
-			return cmp.Or(strings.Compare(string(a.Resource), string(b.Resource)), cmp.Compare(a.index, b.index))
-		})
-		c.result.Charges = slices.Insert(c.result.Charges, after, top)
+	r := &c.rates[last]
+	one := r.part(0, metering.Thousandths(1000))
+	one.Allowance = sum.Min(one.Exact)
+	top := Charge{Rate: r.Rate, Parts: []Part{one}, Exact: one.Exact.Sub(one.Allowance), Billable: one.Quantity, index: last}
+	// After all pools: it has no resource either, and the plan has it last.
+	after := slices.IndexFunc(c.result.Charges, func(charge Charge) bool { return charge.Resource != "" })
+	if after < 0 {
+		after = len(c.result.Charges)
 	}
+	c.result.Charges = slices.Insert(c.result.Charges, after, top)
 }

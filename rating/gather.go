@@ -21,6 +21,7 @@ type stretch struct {
 	samples  []sample // where the rate is of a percentile
 	windows  []metering.Window
 	first    [1]metering.Window // where windows begins, so that one window costs no allocation
+	next     *stretch           // of the same resource
 }
 
 // fit is what the rates say of one meter under one set of labels.
@@ -36,20 +37,14 @@ type fitKey struct {
 	labels metering.Labels
 }
 
-type stretchKey struct {
-	resource metering.ResourceID
-	start    string
-	fit      *fit
-	rate     int
-}
-
 // gatherer adds usage up into stretches. Usage that follows its like costs a
 // few comparisons and an addition.
 type gatherer struct {
 	*Rater
 	component string
 	fits      map[fitKey]*fit
-	index     map[stretchKey]*stretch
+	fit       *fit // of the last usage that was looked up
+	index     map[metering.ResourceID]*stretch
 	stretches []*stretch
 	slab      []stretch
 	endUnix   int64            // of the period
@@ -115,24 +110,30 @@ func (g *gatherer) find(u *metering.Usage) (*stretch, error) {
 	if err != nil {
 		return nil, err
 	}
-	key := stretchKey{u.Resource, u.Start, f, rate}
-	if s := g.index[key]; s != nil {
-		return s, nil
+	first := g.index[u.Resource]
+	for s := first; s != nil; s = s.next {
+		if s.fit == f && s.rate == rate && s.start == u.Start {
+			return s, nil
+		}
 	}
 	if len(g.slab) == cap(g.slab) {
 		g.slab = make([]stretch, 0, slabSize)
 	}
-	g.slab = append(g.slab, stretch{resource: u.Resource, start: u.Start, fit: f, rate: rate})
+	g.slab = append(g.slab, stretch{resource: u.Resource, start: u.Start, fit: f, rate: rate, next: first})
 	s := &g.slab[len(g.slab)-1]
 	s.windows = s.first[:0]
 	g.stretches = append(g.stretches, s)
-	g.index[key] = s
+	g.index[u.Resource] = s
 	return s, nil
 }
 
 func (g *gatherer) fitOf(u *metering.Usage) (*fit, error) {
+	if f := g.fit; f != nil && f.meter == u.Meter && f.labels == u.Labels {
+		return f, nil
+	}
 	key := fitKey{u.Meter, u.Labels}
 	if f := g.fits[key]; f != nil {
+		g.fit = f
 		return f, nil
 	}
 	if _, ok := u.Meter.BaseUnit(); !ok {
@@ -151,7 +152,7 @@ func (g *gatherer) fitOf(u *metering.Usage) (*fit, error) {
 			}
 		}
 	}
-	g.fits[key] = f
+	g.fits[key], g.fit = f, f
 	return f, nil
 }
 

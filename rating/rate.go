@@ -57,7 +57,7 @@ func (r *Rater) Rate(usage []metering.Usage) (*Result, error) {
 // component charges all usage under the rates of one component.
 func (c *charging) component(name string, usage []metering.Usage) error {
 	g := gatherer{Rater: c.Rater, component: name, endUnix: c.window.End.Unix(),
-		fits: make(map[fitKey]*fit), index: make(map[stretchKey]*stretch, min(len(usage), 1024))}
+		fits: make(map[fitKey]*fit), index: make(map[metering.ResourceID]*stretch, min(len(usage), 1024))}
 	for i := range usage {
 		if err := g.add(&usage[i]); err != nil {
 			return &UsageError{i, fmt.Errorf("%s of %s: %w", usage[i].Meter, usage[i].Resource, err)}

@@ -37,7 +37,7 @@ type Charge struct {
 type Part struct {
 	Step      int
 	Quantity  metering.Quantity
-	Price     money.Price
+	Price     *money.Price
 	Exact     money.Fraction // quantity × price
 	Allowance money.Fraction // what cap and discounts take off; not negative
 }

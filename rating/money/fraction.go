@@ -96,6 +96,12 @@ func (f Fraction) Neg() Fraction {
 
 // Add is f + g.
 func (f Fraction) Add(g Fraction) Fraction {
+	if f.large == nil && g.large == nil && f.den == g.den && f.negative == g.negative {
+		if hi, lo, ok := add128(f.hi, f.lo, g.hi, g.lo); ok {
+			f.hi, f.lo = hi, lo
+			return f
+		}
+	}
 	if f.IsZero() {
 		return g
 	}

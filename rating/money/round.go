@@ -203,7 +203,7 @@ func sharesFast(parts []Fraction, currency Currency, mode Rounding) (whole Amoun
 	}
 	// The sum of the floors is at most the whole, so left is counted without overflow.
 	if left += whole.Minor; left > 0 {
-		slices.SortStableFunc(rests, func(a, b rest) int { return cmp.Compare(b.rem, a.rem) })
+		slices.SortFunc(rests, func(a, b rest) int { return cmp.Or(cmp.Compare(b.rem, a.rem), cmp.Compare(a.part, b.part)) })
 	}
 	for _, r := range rests[:left] {
 		shares[r.part].Minor++
