@@ -1,6 +1,7 @@
 package metering
 
 import (
+	"iter"
 	"math/bits"
 	"strconv"
 	"time"
@@ -37,6 +38,7 @@ type EpochRecord struct {
 	Tenant TenantID
 	Host   HostID
 	Labels Labels
+	Void   *Void // nil unless an operator voided the epoch
 }
 
 // StartID is the name of the epoch's start in Usage.
@@ -116,3 +118,39 @@ func RegisterMeters() []Meter {
 	}
 	return some
 }
+
+// Measure is the usage of a tenant in the windows between neighbouring instants,
+// which ascend: of every epoch by its labels and start, and of every allocation. levels
+// are R(e,t) at the instants, as a store answers; an epoch that is absent has no
+// reading. What is zero is left out.
+func Measure(instants []time.Time, epochs []EpochRecord, levels map[EpochID][]Registers, allocations []Allocation) iter.Seq[Usage] {
+	return func(yield func(Usage) bool) {
+		for _, e := range epochs {
+			u := Usage{Resource: e.Resource(), Labels: e.Labels, Start: e.StartID()}
+			level := levels[e.ID]
+			for i := 1; i < len(instants) && level != nil; i++ {
+				from, to := e.Counted(level[i-1]), e.Counted(level[i])
+				if from == to {
+					continue
+				}
+				u.Window = Window{Start: instants[i-1], End: instants[i]}
+				for _, u.Meter = range registerMeters {
+					if u.Quantity = u.Meter.Of(to).Sub(u.Meter.Of(from)); !u.Quantity.IsZero() && !yield(u) {
+						return
+					}
+				}
+			}
+		}
+		for _, a := range allocations {
+			u := Usage{Resource: a.Resource, Meter: a.Meter, Labels: a.Labels}
+			for i := 1; i < len(instants); i++ {
+				u.Window = Window{Start: instants[i-1], End: instants[i]}
+				if u.Quantity = Thousandths(a.At(instants[i]) - a.At(instants[i-1])); !u.Quantity.IsZero() && !yield(u) {
+					return
+				}
+			}
+		}
+	}
+}
+
+var registerMeters = RegisterMeters()

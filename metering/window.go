@@ -60,15 +60,49 @@ func (w Window) Overlap(o Window) (both Window, ok bool) {
 // up to t belongs to the month before when t is that instant.
 func Month(t time.Time, zone *time.Location) Window {
 	l := t.In(zone)
-	return Window{Start: monthStart(l.Year(), l.Month(), zone), End: monthStart(l.Year(), l.Month()+1, zone)}
+	return Window{Start: dayStart(l.Year(), l.Month(), 1, zone), End: dayStart(l.Year(), l.Month()+1, 1, zone)}
 }
 
-// monthStart is the first instant of a month. Where the clock jumps over
-// midnight of the first, that is the jump; where midnight comes twice, the first.
-func monthStart(year int, month time.Month, zone *time.Location) time.Time {
-	t := time.Date(year, month, 1, 0, 0, 0, 0, zone)
+// Days are the instants at which the window is split into the days of a zone:
+// its start, every local midnight within, and its end.
+func (w Window) Days(zone *time.Location) []time.Time {
+	instants := []time.Time{w.Start}
+	l := w.Start.In(zone)
+	for i := 1; ; i++ {
+		next := dayStart(l.Year(), l.Month(), l.Day()+i, zone)
+		if !next.Before(w.End) {
+			return append(instants, w.End)
+		}
+		if next.After(instants[len(instants)-1]) { // a zone may leave out a day
+			instants = append(instants, next)
+		}
+	}
+}
+
+// Hours are the instants at which the window is split into the hours of a zone:
+// its start, every full local hour within, and its end. Where the clock is
+// changed by half an hour, the hour around it is split there.
+func (w Window) Hours(zone *time.Location) []time.Time {
+	instants := []time.Time{w.Start}
+	for t := w.Start; ; {
+		l := t.In(zone)
+		past := time.Duration(l.Minute())*time.Minute + time.Duration(l.Second())*time.Second + time.Duration(l.Nanosecond())
+		if t = t.Add(time.Hour - past); !t.Before(w.End) {
+			return append(instants, w.End)
+		}
+		instants = append(instants, t)
+	}
+}
+
+// dayStart is the first instant of a day. Where the clock jumps over its
+// midnight, that is the jump; where midnight comes twice, the first.
+func dayStart(year int, month time.Month, day int, zone *time.Location) time.Time {
+	want := time.Date(year, month, day, 0, 0, 0, 0, time.UTC).Day()
+	t := time.Date(year, month, day, 0, 0, 0, 0, zone)
 	change, next := t.ZoneBounds()
-	if t.Day() != 1 {
+	if t.Day() != want && t.Sub(change) < 24*time.Hour { // the jump left the day out or its midnight, and t lies behind it
+		return change.UTC()
+	} else if t.Day() != want {
 		return next.UTC()
 	}
 	if !change.IsZero() {

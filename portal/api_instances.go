@@ -35,7 +35,12 @@ func (s *server) instance(ctx context.Context, tenant metering.TenantID, id mete
 		return metered{}, err
 	}
 	standing, err := s.standing.get(ctx, string(tenant)+"/"+string(id), func(ctx context.Context) (readingdb.Standing, error) {
-		return s.Readings.Latest(ctx, tenant, id)
+		latest, err := s.Readings.Latest(ctx, tenant, id)
+		if err != nil {
+			return latest, err
+		}
+		voided, err := s.Epochs.Voided(ctx, tenant)
+		return counted(latest, voided), err
 	})
 	if err != nil {
 		return metered{}, err
@@ -52,7 +57,15 @@ func (s *server) instances(ctx context.Context, tenant metering.TenantID, after 
 		return nil, "", err
 	}
 	standings, err := s.standings.get(ctx, string(tenant), func(ctx context.Context) (map[metering.InstanceID]readingdb.Standing, error) {
-		return s.Readings.Summary(ctx, tenant)
+		all, err := s.Readings.Summary(ctx, tenant)
+		if err != nil {
+			return nil, err
+		}
+		voided, err := s.Epochs.Voided(ctx, tenant)
+		for id := range all {
+			all[id] = counted(all[id], voided)
+		}
+		return all, err
 	})
 	if err != nil {
 		return nil, "", err

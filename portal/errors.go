@@ -10,6 +10,9 @@ import (
 	"github.com/usance/usance/compute"
 	"github.com/usance/usance/invoicing"
 	"github.com/usance/usance/invoicing/invoicedb"
+	"github.com/usance/usance/metering/epochdb"
+	"github.com/usance/usance/metering/ingest"
+	"github.com/usance/usance/metering/trust"
 	"github.com/usance/usance/portal/identity"
 	"github.com/usance/usance/rating/plandb"
 	"github.com/usance/usance/rating/planfile"
@@ -66,6 +69,11 @@ var outcomes = []struct {
 	{invoicing.ErrNoAccount, outcome{http.StatusNotFound, "not_found"}},
 	{invoicedb.ErrKeyReused, outcome{http.StatusConflict, "key_reused"}},
 	{invoicedb.ErrConflict, outcome{http.StatusConflict, "conflict"}},
+	{epochdb.ErrNotFound, outcome{http.StatusNotFound, "not_found"}},
+	{epochdb.ErrDecided, outcome{http.StatusConflict, "decided"}},
+	{epochdb.ErrVoided, outcome{http.StatusConflict, "voided"}},
+	{ingest.ErrUnacceptable, outcome{http.StatusUnprocessableEntity, "unacceptable"}},
+	{trust.ErrInvalid, outcome{http.StatusUnprocessableEntity, "invalid"}},
 	{plandb.ErrNoDate, outcome{http.StatusUnprocessableEntity, "invalid_plan"}},
 	{plandb.ErrNotFound, outcome{http.StatusNotFound, "not_found"}},
 }

@@ -11,8 +11,10 @@ import (
 	"github.com/usance/usance/invoicing"
 	"github.com/usance/usance/invoicing/invoicedb"
 	"github.com/usance/usance/metering"
+	"github.com/usance/usance/metering/allocdb"
 	"github.com/usance/usance/metering/epochdb"
 	"github.com/usance/usance/metering/readingdb"
+	"github.com/usance/usance/metering/trust"
 	"github.com/usance/usance/portal/identity"
 	"github.com/usance/usance/rating/plandb"
 )
@@ -20,12 +22,14 @@ import (
 // Config is what pages and API call. Stores are used as they are; what takes
 // several rooms comes as a function. All of it is required but TrustProxy.
 type Config struct {
-	Identity *identity.Store
-	Compute  *computedb.Store
-	Readings *readingdb.Store
-	Epochs   *epochdb.Store
-	Plans    *plandb.Store
-	Invoices *invoicedb.Store
+	Identity    *identity.Store
+	Compute     *computedb.Store
+	Readings    *readingdb.Store
+	Epochs      *epochdb.Store
+	Allocations *allocdb.Store
+	Trust       *trust.Run
+	Plans       *plandb.Store
+	Invoices    *invoicedb.Store
 	// Accrued is what the tenant owes so far and is not yet invoiced.
 	Accrued func(ctx context.Context, tenant metering.TenantID) (invoicing.Accrued, error)
 	// Cut closes the tenant's period up to now, after a full reading of its

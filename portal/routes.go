@@ -72,6 +72,10 @@ func routes() []route {
 		{"GET", apiPrefix + "/operator/hosts", forOperator, (*server).listHosts},
 		{"POST", apiPrefix + "/operator/hosts/tokens", forOperator, (*server).createJoinToken},
 		{"DELETE", apiPrefix + "/operator/hosts/{id}", forOperator, (*server).removeHost},
+		{"GET", apiPrefix + "/operator/quarantine", forOperator, (*server).listQuarantine},
+		{"POST", apiPrefix + "/operator/quarantine/{id}/accept", forOperator, (*server).acceptQuarantined},
+		{"POST", apiPrefix + "/operator/quarantine/{id}/reject", forOperator, (*server).rejectQuarantined},
+		{"POST", apiPrefix + "/operator/epochs/{id}/void", forOperator, (*server).voidEpoch},
 	}
 }
 

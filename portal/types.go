@@ -59,9 +59,9 @@ type ReadingJSON struct {
 	Registers map[string]string `json:"registers"`
 }
 
-// UsageJSON is the quantity of one meter of one resource.
+// UsageJSON is the quantity of one meter, of one resource or of all.
 type UsageJSON struct {
-	Resource metering.ResourceID `json:"resource"`
+	Resource metering.ResourceID `json:"resource,omitempty"` // absent: of all
 	Meter    metering.Meter      `json:"meter"`
 	Start    time.Time           `json:"start"`
 	End      time.Time           `json:"end"`
@@ -205,4 +205,49 @@ type HostJSON struct {
 	MemoryMiB int64           `json:"memory_mib"`
 	DiskMiB   int64           `json:"disk_mib"`
 	VCPUsUsed int             `json:"vcpus_used"`
+}
+
+// QuarantinedJSON is a reading that was not accepted.
+type QuarantinedJSON struct {
+	ID        string              `json:"id"`
+	State     string              `json:"state"` // open, held, accepted, rejected
+	Reason    string              `json:"reason"`
+	Detail    string              `json:"detail"` // the figures
+	Host      metering.HostID     `json:"host"`
+	Tenant    metering.TenantID   `json:"tenant"` // "" when the lease is unknown
+	Instance  metering.InstanceID `json:"instance"`
+	Epoch     metering.EpochID    `json:"epoch"`
+	Lease     string              `json:"lease"`
+	At        time.Time           `json:"at"`
+	Received  time.Time           `json:"received"`
+	Registers map[string]string   `json:"registers"`
+	AdmitAt   *time.Time          `json:"admit_at,omitempty"` // of a held one
+	By        string              `json:"decided_by,omitempty"`
+	DecidedAt *time.Time          `json:"decided_at,omitempty"`
+	Note      string              `json:"note,omitempty"`
+}
+
+// DecideQuarantined is the body of POST /operator/quarantine/{id}/accept and
+// reject, which may be absent.
+type DecideQuarantined struct {
+	By   string `json:"by,omitempty"` // who decides; "operator" unless said
+	Note string `json:"note,omitempty"`
+}
+
+// VoidEpoch is the body of POST /operator/epochs/{id}/void.
+type VoidEpoch struct {
+	From   time.Time `json:"from"` // the last instant that still counts
+	Reason string    `json:"reason"`
+	By     string    `json:"by,omitempty"` // who decides; "operator" unless said
+}
+
+// VoidJSON answers POST /operator/epochs/{id}/void.
+type VoidJSON struct {
+	Epoch      metering.EpochID    `json:"epoch"`
+	Tenant     metering.TenantID   `json:"tenant"`
+	Instance   metering.InstanceID `json:"instance"`
+	From       time.Time           `json:"from"`
+	Counted    map[string]string   `json:"counted"` // the most the epoch counts for, opening reading included
+	Next       metering.EpochID    `json:"next"`    // the epoch that continues it
+	NextOpened time.Time           `json:"next_opened"`
 }

@@ -27,8 +27,10 @@ import (
 	"github.com/usance/usance/metering"
 	"github.com/usance/usance/metering/allocdb"
 	"github.com/usance/usance/metering/epochdb"
+	"github.com/usance/usance/metering/ingest"
 	"github.com/usance/usance/metering/readingdb"
 	"github.com/usance/usance/metering/readingdb/readingtest"
+	"github.com/usance/usance/metering/trust"
 	"github.com/usance/usance/portal"
 	"github.com/usance/usance/portal/identity"
 	"github.com/usance/usance/rating/money"
@@ -62,6 +64,7 @@ type world struct {
 	epochs   *epochdb.Store
 	books    *invoicedb.Store
 	bills    *billrun.Run
+	trust    *trust.Run
 	host     metering.HostID
 	// accruedErr, when set, is what computing the accrued cost fails with.
 	accruedErr   atomic.Pointer[error]
@@ -83,8 +86,15 @@ func newWorld(t testing.TB) *world {
 	w.bills, err = billrun.New(billrun.Config{Books: w.books, Plans: plans, Epochs: w.epochs, Allocations: allocdb.New(w.pool),
 		Readings: w.readings, Running: func(context.Context) ([]billrun.Running, error) { return nil, nil }, Log: log})
 	w.must(err)
+	take, err := ingest.New(ingest.Config{
+		Authenticate: func(*http.Request) (metering.HostID, error) { return "", ingest.ErrUnknownHost },
+		Known:        w.epochs.Known, Leases: w.leases, Register: w.epochs.Register, Insert: w.readings.Insert, Quarantine: w.epochs.Quarantine, Log: log,
+	})
+	w.must(err)
+	w.trust = &trust.Run{Epochs: w.epochs, Readings: w.readings, Ingest: take, Log: log}
 	server := httptest.NewServer(portal.New(portal.Config{
 		Identity: w.people, Compute: w.compute, Readings: w.readings, Epochs: w.epochs, Plans: plans, Invoices: w.books,
+		Allocations: allocdb.New(w.pool), Trust: w.trust,
 		Accrued: w.accrued, Cut: w.cut, CreateTenant: w.createTenant, GrantCredit: w.grantCredit,
 		Flavors: func(context.Context, metering.TenantID) ([]portal.FlavorJSON, error) {
 			return []portal.FlavorJSON{{Name: "small", VCPUs: 1, MemoryMiB: 256, DiskMiB: 1024, Hourly: &portal.Money{Amount: "6.00", Currency: "EUR"}}}, nil
@@ -173,6 +183,20 @@ func (w *world) grantCredit(ctx context.Context, tenant metering.TenantID, g por
 		return fmt.Errorf("%w amount: %w", identity.ErrInvalid, err)
 	}
 	return w.books.GrantPromo(ctx, tenant, amount, invoicedb.Forever, g.Key, time.Now())
+}
+
+// leases are leases as ingest wants them.
+func (w *world) leases(ctx context.Context, keys []ingest.LeaseKey) (map[ingest.LeaseKey]ingest.Lease, error) {
+	asked := make([]compute.LeaseKey, len(keys))
+	for i, k := range keys {
+		asked[i] = compute.LeaseKey(k)
+	}
+	found, err := w.compute.Leases(ctx, asked)
+	all := map[ingest.LeaseKey]ingest.Lease{}
+	for k, l := range found {
+		all[ingest.LeaseKey(k)] = ingest.Lease{Tenant: l.Tenant, Host: l.Host, Granted: l.Granted, Ended: l.Ended, Labels: metering.Labels{Flavor: l.Flavor, Image: l.Image}}
+	}
+	return all, err
 }
 
 func (w *world) joinHost() metering.HostID {

@@ -29,6 +29,7 @@ import (
 	"github.com/usance/usance/metering/epochdb"
 	"github.com/usance/usance/metering/ingest"
 	"github.com/usance/usance/metering/readingdb"
+	"github.com/usance/usance/metering/trust"
 	"github.com/usance/usance/portal"
 	"github.com/usance/usance/portal/identity"
 	"github.com/usance/usance/rating"
@@ -47,7 +48,6 @@ const (
 	accruedPeriod   = time.Minute
 	schedulerPeriod = 5 * time.Second
 	heldPeriod      = 5 * time.Second
-	heldBatch       = 1000 // held readings admitted in a run; more wait for the next
 
 	// knownEpochs bounds what an agent without state is told; a host has few
 	// epochs that may still run.
@@ -67,18 +67,20 @@ const imageRoot = "/usr/local/lib/usance/images"
 // plane is the control plane: the stores, the runners and what they need of
 // each other.
 type plane struct {
-	log      *slog.Logger
-	data     *dataFolder
-	ca       *hostapi.CA
-	readings *readingdb.Store
-	epochs   *epochdb.Store
-	plans    *plandb.Store
-	books    *invoicedb.Store
-	people   *identity.Store
-	compute  *computedb.Store
-	bills    *billrun.Run
-	images   hostapi.Images
-	accrue   chan struct{} // pokes the refresh of the accrued cache
+	log         *slog.Logger
+	data        *dataFolder
+	ca          *hostapi.CA
+	readings    *readingdb.Store
+	epochs      *epochdb.Store
+	allocations *allocdb.Store
+	plans       *plandb.Store
+	books       *invoicedb.Store
+	people      *identity.Store
+	compute     *computedb.Store
+	bills       *billrun.Run
+	trust       *trust.Run
+	images      hostapi.Images
+	accrue      chan struct{} // pokes the refresh of the accrued cache
 }
 
 // startPlane locks the data folder, opens both databases, brings their schemas
@@ -153,10 +155,10 @@ func newPlane(log *slog.Logger, data *dataFolder, pool, admission *pgxpool.Pool,
 	if err != nil {
 		return nil, err
 	}
-	p := &plane{log: log, data: data, ca: ca, readings: readings, epochs: epochdb.New(pool), plans: plandb.New(pool), books: books, people: people,
+	p := &plane{log: log, data: data, ca: ca, readings: readings, epochs: epochdb.New(pool), allocations: allocdb.New(pool), plans: plandb.New(pool), books: books, people: people,
 		images: hostapi.Images{Roots: []string{data.path("images"), imageRoot}}, accrue: make(chan struct{}, 1)}
 	p.compute = computedb.New(admission, computedb.Config{Flavor: p.flavor, Image: p.images.Find, Credit: p.credit, Log: log})
-	p.bills, err = billrun.New(billrun.Config{Books: books, Plans: p.plans, Epochs: p.epochs, Allocations: allocdb.New(pool),
+	p.bills, err = billrun.New(billrun.Config{Books: books, Plans: p.plans, Epochs: p.epochs, Allocations: p.allocations,
 		Readings: readings, Running: p.running, Settle: settle, Log: log})
 	return p, err
 }
@@ -173,6 +175,7 @@ func (p *plane) serve(ctx context.Context, cfg config, admission *pgxpool.Pool, 
 	if err != nil {
 		return err
 	}
+	p.trust = &trust.Run{Epochs: p.epochs, Readings: p.readings, Ingest: take, Log: p.log}
 	watcher := computedb.NewWatcher(admission, p.log)
 	s.run(ctx, func(ctx context.Context) { watcher.Run(ctx) })
 	s.run(ctx, func(ctx context.Context) { repeat(ctx, p.log, "close periods", billrunPeriod, nil, p.bills.Once) })
@@ -181,7 +184,9 @@ func (p *plane) serve(ctx context.Context, cfg config, admission *pgxpool.Pool, 
 	})
 	silence := &scheduler.Run{Store: p.compute, Log: p.log}
 	s.run(ctx, func(ctx context.Context) { repeat(ctx, p.log, "silent hosts", schedulerPeriod, nil, silence.Once) })
-	s.run(ctx, func(ctx context.Context) { repeat(ctx, p.log, "held readings", heldPeriod, nil, p.admitHeld(take)) })
+	s.run(ctx, func(ctx context.Context) {
+		repeat(ctx, p.log, "held and accepted readings", heldPeriod, nil, p.trust.Once)
+	})
 
 	s.run(ctx, serveHTTP(p.log, "hosts", hosts, &http.Server{
 		Handler: hostapi.Handler(hostapi.Config{Auth: auth, Join: p.compute.Join, Desired: p.compute.Desired, Watch: watcher.Watch,
@@ -190,6 +195,7 @@ func (p *plane) serve(ctx context.Context, cfg config, admission *pgxpool.Pool, 
 	}))
 	s.run(ctx, serveHTTP(p.log, "portal", pages, &http.Server{Handler: portal.New(portal.Config{
 		Identity: p.people, Compute: p.compute, Readings: p.readings, Epochs: p.epochs, Plans: p.plans, Invoices: p.books,
+		Allocations: p.allocations, Trust: p.trust,
 		Accrued: func(ctx context.Context, tenant metering.TenantID) (invoicing.Accrued, error) {
 			return p.bills.Accrued(ctx, tenant, time.Now())
 		},
@@ -280,11 +286,7 @@ func (p *plane) knownEpochs(ctx context.Context, host metering.HostID) ([]hostap
 	if err != nil {
 		return nil, err
 	}
-	ids := make([]metering.EpochID, len(records))
-	for i, r := range records {
-		ids[i] = r.ID
-	}
-	largest, err := p.readings.Largest(ctx, ids)
+	largest, err := p.trust.Largest(ctx, records)
 	if err != nil {
 		return nil, err
 	}
@@ -296,35 +298,6 @@ func (p *plane) knownEpochs(ctx context.Context, host metering.HostID) ([]hostap
 		}
 	}
 	return known, nil
-}
-
-// admitHeld takes readings of the future whose time has come, host by host.
-func (p *plane) admitHeld(take *ingest.Handler) func(context.Context, time.Time) error {
-	return func(ctx context.Context, now time.Time) error {
-		due, err := p.epochs.Due(ctx, now, heldBatch)
-		if err != nil {
-			return err
-		}
-		ids := map[metering.HostID][]int64{}
-		batches := map[metering.HostID]*metering.Batch{}
-		for _, q := range due {
-			if batches[q.Host] == nil {
-				batches[q.Host] = &metering.Batch{}
-			}
-			b := batches[q.Host]
-			b.Epochs, b.Readings = append(b.Epochs, q.Epoch), append(b.Readings, q.Reading)
-			ids[q.Host] = append(ids[q.Host], q.ID)
-		}
-		for host, b := range batches {
-			if _, err := take.Take(ctx, host, b); err != nil {
-				return fmt.Errorf("held readings of host %s: %w", host, err)
-			}
-			if err := p.epochs.Decide(ctx, ids[host], epochdb.Accepted); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
 }
 
 // plan is the plan in force for the tenant's present period.

@@ -207,7 +207,7 @@ func (r *Run) addUnbilled(ctx context.Context, now time.Time, page []invoicedb.S
 	slices.Sort(grown)
 	for _, id := range grown {
 		if e, ok := epochs[id]; ok {
-			level := totals[id].Registers
+			level := e.Counted(totals[id].Registers)
 			if err := opens[e.Tenant].add(odometer(invoicing.EpochSource(e), billed, e.Opening, []invoicing.Level{level})); err != nil {
 				return err
 			}

@@ -136,7 +136,11 @@ func (r *Run) odometers(ctx context.Context, s invoicedb.Standing, instants []ti
 			}
 			at = make([]invoicing.Level, len(instants))
 		}
-		all = append(all, odometer(invoicing.EpochSource(e), billed, e.Opening, at))
+		counted := make([]invoicing.Level, len(at))
+		for i, level := range at {
+			counted[i] = e.Counted(level)
+		}
+		all = append(all, odometer(invoicing.EpochSource(e), billed, e.Opening, counted))
 	}
 	for _, a := range allocations {
 		at := make([]invoicing.Level, len(instants))

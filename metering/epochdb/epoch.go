@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -78,10 +80,11 @@ func difference(a, b metering.EpochRecord) string {
 }
 
 const selectSQL = `
-SELECT id, tenant, instance, host, lease, start, opened_at, opening, flavor, image, region, host_class
-FROM epochs `
+SELECT e.id, e.tenant, e.instance, e.host, e.lease, e.start, e.opened_at, e.opening, e.flavor, e.image, e.region, e.host_class,
+    v.from_at, v.cap, v.next, n.opened_at, n.opening
+FROM epochs e LEFT JOIN voids v ON v.epoch = e.id LEFT JOIN epochs n ON n.id = v.next `
 
-const knownSQL = selectSQL + `WHERE id = ANY ($1)`
+const knownSQL = selectSQL + `WHERE e.id = ANY ($1)`
 
 // Known returns the records of those epochs that are registered.
 func (s *Store) Known(ctx context.Context, ids []metering.EpochID) (map[metering.EpochID]metering.EpochRecord, error) {
@@ -105,7 +108,7 @@ func find(ctx context.Context, db querier, ids []metering.EpochID) (map[metering
 	return known, nil
 }
 
-const ofTenantSQL = selectSQL + `WHERE tenant = $1 ORDER BY id`
+const ofTenantSQL = selectSQL + `WHERE e.tenant = $1 ORDER BY e.id`
 
 // OfTenant returns all epochs of a tenant, by id.
 func (s *Store) OfTenant(ctx context.Context, tenant metering.TenantID) ([]metering.EpochRecord, error) {
@@ -116,7 +119,7 @@ func (s *Store) OfTenant(ctx context.Context, tenant metering.TenantID) ([]meter
 	return epochs, nil
 }
 
-const ofHostSQL = selectSQL + `WHERE host = $1 ORDER BY first_seen DESC, id LIMIT $2`
+const ofHostSQL = selectSQL + `WHERE e.host = $1 ORDER BY e.first_seen DESC, e.id LIMIT $2`
 
 // OfHost returns the host's limit epochs that were registered last, newest
 // first, for an agent that lost its state.
@@ -128,7 +131,7 @@ func (s *Store) OfHost(ctx context.Context, host metering.HostID, limit int) ([]
 	return epochs, nil
 }
 
-const pageSQL = selectSQL + `WHERE id > $1 ORDER BY id LIMIT $2`
+const pageSQL = selectSQL + `WHERE e.id > $1 ORDER BY e.id LIMIT $2`
 
 // Page returns the next limit epochs of all tenants by id, after the given one;
 // "" is before the first. Fewer than limit are the last.
@@ -149,15 +152,31 @@ func collect(ctx context.Context, db querier, query string, args ...any) ([]mete
 }
 
 func scanEpoch(row pgx.CollectableRow) (e metering.EpochRecord, err error) {
-	var opening []int64
+	var opening, limit, nextOpening []int64
+	var from, nextOpened *time.Time
+	var next *metering.EpochID
 	l := &e.Labels
 	if err := row.Scan(&e.ID, &e.Tenant, &e.Instance, &e.Host, &e.Lease, &e.Start, &e.Opened, &opening,
-		&l.Flavor, &l.Image, &l.Region, &l.HostClass); err != nil {
+		&l.Flavor, &l.Image, &l.Region, &l.HostClass, &from, &limit, &next, &nextOpened, &nextOpening); err != nil {
 		return e, err
 	}
 	e.Opened = e.Opened.UTC()
 	if e.Opening, err = registers(opening); err != nil {
 		return e, fmt.Errorf("epoch %s: %w", e.ID, err)
+	}
+	if next == nil {
+		return e, nil
+	}
+	e.Void = &metering.Void{From: from.UTC(), Next: *next, NextOpened: nextOpened.UTC()}
+	if e.Void.Cap, err = registers(limit); err != nil {
+		return e, fmt.Errorf("void of epoch %s: %w", e.ID, err)
+	}
+	// A register that was introduced since was 0 throughout, and is not capped.
+	for i := len(limit); i < len(e.Void.Cap); i++ {
+		e.Void.Cap[i] = math.MaxInt64
+	}
+	if e.Void.NextOpening, err = registers(nextOpening); err != nil {
+		return e, fmt.Errorf("epoch %s: %w", *next, err)
 	}
 	return e, nil
 }

@@ -189,12 +189,18 @@ func TestQuarantine(t *testing.T) {
 			t.Errorf("%s, -want +got:\n%s", name, diff)
 		}
 	}
-	first, err := s.Quarantined(t.Context(), 0, 1)
+	first, err := s.Quarantined(t.Context(), "", 0, 1)
 	if err != nil || len(first) != 1 {
 		t.Fatalf("first page: %v, %v", first, err)
 	}
-	second, err := s.Quarantined(t.Context(), first[0].ID, 5)
+	second, err := s.Quarantined(t.Context(), "", first[0].ID, 5)
 	check("second page", second, err, epochdb.Quarantined{State: epochdb.Held, Quarantined: held})
+	some, err := s.Quarantined(t.Context(), epochdb.Open, 0, 5)
+	check("open", some, err, epochdb.Quarantined{State: epochdb.Open, Quarantined: open})
+	sums, err := s.OpenQuarantine(t.Context())
+	if err != nil || len(sums) != 1 || sums[0].Count != 1 || sums[0].Host != e.Host || sums[0].Reason != ingest.ReasonTime || !sums[0].Since.Equal(now) {
+		t.Errorf("summed up: %+v, %v", sums, err)
+	}
 	early, err := s.Due(t.Context(), held.AdmitAt.Add(-time.Second), 5)
 	if err != nil || len(early) > 0 {
 		t.Errorf("due before its time: %v, %v", early, err)
@@ -204,21 +210,105 @@ func TestQuarantine(t *testing.T) {
 		t.Fatalf("due: %v, %v", due, err)
 	}
 
-	if err := s.Decide(t.Context(), []int64{due[0].ID}, epochdb.Accepted); err != nil {
+	by := epochdb.Decision{By: "ann", At: now, Note: "no such clock"}
+	if _, err := s.Decide(t.Context(), due[0].ID, epochdb.Rejected, by); !errors.Is(err, epochdb.ErrDecided) {
+		t.Errorf("an operator rejected what is held: %v", err)
+	}
+	if err := s.Stored(t.Context(), []int64{due[0].ID, first[0].ID}, now); err != nil { // what is open is not stored
 		t.Fatal(err)
 	}
-	if err := s.Decide(t.Context(), []int64{due[0].ID, first[0].ID}, epochdb.Rejected); err != nil {
-		t.Fatal(err)
+	for _, d := range []epochdb.Decision{by, {By: "bob", At: now.Add(time.Hour)}} { // the first stays
+		if _, err := s.Decide(t.Context(), first[0].ID, epochdb.Rejected, d); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := s.Decide(t.Context(), []int64{due[0].ID}, epochdb.Open); err == nil {
+	if _, err := s.Decide(t.Context(), first[0].ID, epochdb.Accepted, by); !errors.Is(err, epochdb.ErrDecided) {
+		t.Errorf("accepted after it was rejected: %v", err)
+	}
+	if _, err := s.Decide(t.Context(), first[0].ID, epochdb.Open, by); err == nil {
 		t.Error("a decision for open was taken")
+	}
+	if _, err := s.Decide(t.Context(), 1<<40, epochdb.Accepted, by); !errors.Is(err, epochdb.ErrNotFound) {
+		t.Errorf("a decision of nothing: %v", err)
 	}
 	due, err = s.Due(t.Context(), held.AdmitAt, 5)
 	if err != nil || len(due) > 0 {
-		t.Errorf("due after it was accepted: %v, %v", due, err)
+		t.Errorf("due after it was stored: %v, %v", due, err)
 	}
-	all, err := s.Quarantined(t.Context(), 0, 5)
+	all, err := s.Quarantined(t.Context(), "", 0, 5)
 	check("decided", all, err,
-		epochdb.Quarantined{State: epochdb.Rejected, Quarantined: open},
+		epochdb.Quarantined{State: epochdb.Rejected, Decision: by, Quarantined: open},
 		epochdb.Quarantined{State: epochdb.Accepted, Quarantined: held})
+}
+
+// What an operator accepted waits until it is noted as stored.
+func TestAcceptedWaits(t *testing.T) {
+	s := epochdb.New(sqltest.Postgres(t))
+	e := record(1, "ten_a", "hst_a")
+	if err := s.Quarantine(t.Context(), []ingest.Quarantined{{Host: e.Host, Epoch: e.Epoch, Received: opened,
+		Reading: metering.Reading{Epoch: e.ID, At: opened}, Reason: ingest.ReasonNoLease}}); err != nil {
+		t.Fatal(err)
+	}
+	all, err := s.Quarantined(t.Context(), epochdb.Open, 0, 1)
+	if err != nil || len(all) != 1 {
+		t.Fatal(all, err)
+	}
+	id := all[0].ID
+	for _, want := range []int{0, 1, 0} {
+		waiting, err := s.Unstored(t.Context(), 5)
+		if err != nil || len(waiting) != want {
+			t.Fatalf("%d wait, want %d; %v", len(waiting), want, err)
+		}
+		switch want {
+		case 0:
+			_, err = s.Decide(t.Context(), id, epochdb.Accepted, epochdb.Decision{By: "ann", At: opened})
+		case 1:
+			err = s.Stored(t.Context(), []int64{id}, opened)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestVoid(t *testing.T) {
+	s := epochdb.New(sqltest.Postgres(t))
+	e, other := record(1, "ten_a", "hst_a"), record(2, "ten_a", "hst_a")
+	if err := s.Register(t.Context(), []metering.EpochRecord{e, other}); err != nil {
+		t.Fatal(err)
+	}
+	from := opened.Add(time.Hour)
+	at, last := e.Opening, metering.Reading{At: from.Add(time.Minute), Registers: e.Opening}
+	at[metering.RunningMS] += 1000
+	last.Registers[metering.RunningMS] += 9000
+	void := e.NewVoid(from, at, last)
+	by := epochdb.Decision{By: "ann", At: from.Add(time.Hour), Note: "a register leapt"}
+	again := void
+	again.Cap[metering.RunningMS]++ // computed anew, later
+	for _, v := range []metering.Void{void, again} {
+		if kept, err := s.Void(t.Context(), e, v, by); err != nil || kept != void {
+			t.Fatalf("kept %+v, %v, want %+v", kept, err, void)
+		}
+	}
+	again.From = from.Add(time.Second)
+	if _, err := s.Void(t.Context(), e, again, by); !errors.Is(err, epochdb.ErrVoided) {
+		t.Errorf("from another instant on: %v", err)
+	}
+	want := e
+	want.Void = &void
+	next := want.Replacing()
+	known, err := s.Known(t.Context(), []metering.EpochID{e.ID, void.Next, other.ID})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[metering.EpochID]metering.EpochRecord{e.ID: want, next.ID: next, other.ID: other}, known); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	voided, err := s.Voided(t.Context(), "ten_a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]metering.EpochRecord{want}, voided); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
 }

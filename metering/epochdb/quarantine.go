@@ -2,6 +2,7 @@ package epochdb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -22,10 +23,18 @@ const (
 	Rejected State = "rejected" // never billed
 )
 
+var (
+	// ErrNotFound says that there is no such epoch or quarantined reading.
+	ErrNotFound = errors.New("it does not exist")
+	// ErrDecided says that a quarantined reading was settled otherwise.
+	ErrDecided = errors.New("the reading was decided otherwise")
+)
+
 // Quarantined is a quarantined reading as it is kept.
 type Quarantined struct {
-	ID    int64 // rises in the order of arrival
-	State State
+	ID       int64 // rises in the order of arrival
+	State    State
+	Decision Decision // of an operator; By is "" when there was none
 	ingest.Quarantined
 }
 
@@ -58,39 +67,102 @@ func (s *Store) Quarantine(ctx context.Context, readings []ingest.Quarantined) e
 
 const selectQuarantinedSQL = `
 SELECT id, state, received_at, host, tenant, epoch, instance, lease, start, opened_at, opening,
-    at, registers, reason, detail, admit_at
+    at, registers, reason, detail, admit_at, decided_by, decided_at, note
 FROM quarantined_readings `
 
-const quarantinedSQL = selectQuarantinedSQL + `WHERE id > $1 ORDER BY id LIMIT $2`
+const quarantinedSQL = selectQuarantinedSQL + `WHERE id > $1 AND ($2 = '' OR state = $2) ORDER BY id LIMIT $3`
 
-// Quarantined returns the next limit readings in the order of arrival, after
-// the given id; 0 is before the first. Fewer than limit are the last.
-func (s *Store) Quarantined(ctx context.Context, after int64, limit int) ([]Quarantined, error) {
-	return s.quarantined(ctx, quarantinedSQL, after, limit)
+// Quarantined returns the next limit readings in a state ("": in any) in the order
+// of arrival, after the given id; 0 is before the first. Fewer than limit are the last.
+func (s *Store) Quarantined(ctx context.Context, state State, after int64, limit int) ([]Quarantined, error) {
+	return s.quarantined(ctx, quarantinedSQL, after, state, limit)
 }
 
 const dueSQL = selectQuarantinedSQL + `WHERE state = 'held' AND admit_at <= $1 ORDER BY admit_at, id LIMIT $2`
 
 // Due returns at most limit held readings whose time has come, for
-// ingest.Handler.Take; Decide then takes them out.
+// ingest.Handler.Take; Stored then takes them out.
 func (s *Store) Due(ctx context.Context, now time.Time, limit int) ([]Quarantined, error) {
 	return s.quarantined(ctx, dueSQL, now.UTC(), limit)
 }
 
-const decideSQL = `
-UPDATE quarantined_readings SET state = $2
-WHERE id = ANY ($1) AND state IN ('held', 'open')`
+const foundSQL = selectQuarantinedSQL + `WHERE id = $1`
 
-// Decide settles readings that are held or open as Accepted or Rejected. Those
-// that are settled stay as they are.
-func (s *Store) Decide(ctx context.Context, ids []int64, state State) error {
-	if state != Accepted && state != Rejected {
-		return fmt.Errorf("settle quarantined readings: state %q settles nothing", state)
+// FindQuarantined returns one quarantined reading. The error wraps ErrNotFound.
+func (s *Store) FindQuarantined(ctx context.Context, id int64) (Quarantined, error) {
+	found, err := s.quarantined(ctx, foundSQL, id)
+	if err == nil && len(found) == 0 {
+		err = fmt.Errorf("quarantined reading %d: %w", id, ErrNotFound)
 	}
-	if _, err := s.pool.Exec(ctx, decideSQL, ids, state); err != nil {
-		return fmt.Errorf("settle %d quarantined readings as %s: %w", len(ids), state, err)
+	if err != nil {
+		return Quarantined{}, err
+	}
+	return found[0], nil
+}
+
+const decideSQL = `
+UPDATE quarantined_readings SET state = $2, decided_by = $3, decided_at = $4, note = $5
+WHERE id = $1 AND state = 'open'`
+
+// Decide settles an open reading as Accepted or Rejected, and returns it as it
+// is then. Repeating it is harmless: the first decision stays. The error wraps
+// ErrNotFound, or ErrDecided when it was decided otherwise or is Held, which no
+// operator decides. An accepted reading is Unstored until Stored is called.
+func (s *Store) Decide(ctx context.Context, id int64, state State, d Decision) (Quarantined, error) {
+	if state != Accepted && state != Rejected {
+		return Quarantined{}, fmt.Errorf("settle quarantined reading %d: state %q settles nothing", id, state)
+	}
+	if _, err := s.pool.Exec(ctx, decideSQL, id, state, d.By, d.At.UTC(), d.Note); err != nil {
+		return Quarantined{}, fmt.Errorf("settle quarantined reading %d as %s: %w", id, state, err)
+	}
+	q, err := s.FindQuarantined(ctx, id)
+	if err == nil && q.State != state {
+		err = fmt.Errorf("settle quarantined reading %d as %s: %w: it is %s", id, state, ErrDecided, q.State)
+	}
+	return q, err
+}
+
+const unstoredSQL = selectQuarantinedSQL + `WHERE state = 'accepted' AND stored_at IS NULL ORDER BY id LIMIT $1`
+
+// Unstored returns at most limit readings that an operator accepted and that
+// are not among the readings yet, for ingest.Handler.Accept; Stored then takes them out.
+func (s *Store) Unstored(ctx context.Context, limit int) ([]Quarantined, error) {
+	return s.quarantined(ctx, unstoredSQL, limit)
+}
+
+const storedSQL = `
+UPDATE quarantined_readings SET state = 'accepted', stored_at = $2
+WHERE id = ANY ($1) AND stored_at IS NULL AND state IN ('held', 'accepted')`
+
+// Stored records that readings that were accepted, or held until their time, are
+// durable among the readings, or quarantined for another reason.
+func (s *Store) Stored(ctx context.Context, ids []int64, at time.Time) error {
+	if _, err := s.pool.Exec(ctx, storedSQL, ids, at.UTC()); err != nil {
+		return fmt.Errorf("note %d quarantined readings as stored: %w", len(ids), err)
 	}
 	return nil
+}
+
+// OpenQuarantine is how many readings of one host wait for an operator for one reason.
+type OpenQuarantine struct {
+	Host   metering.HostID
+	Reason ingest.Reason
+	Count  int64
+	Since  time.Time // when the first of them came in
+}
+
+const openSQL = `
+SELECT host, reason, count(*), min(received_at) FROM quarantined_readings
+WHERE state = 'open' GROUP BY host, reason ORDER BY host, reason`
+
+// OpenQuarantine sums up what waits for an operator.
+func (s *Store) OpenQuarantine(ctx context.Context) ([]OpenQuarantine, error) {
+	rows, _ := s.pool.Query(ctx, openSQL)
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[OpenQuarantine])
+	if err != nil {
+		return nil, fmt.Errorf("sum up the quarantine: %w", err)
+	}
+	return all, nil
 }
 
 func (s *Store) quarantined(ctx context.Context, query string, args ...any) ([]Quarantined, error) {
@@ -108,16 +180,19 @@ func (s *Store) quarantined(ctx context.Context, query string, args ...any) ([]Q
 func scanQuarantined(row pgx.CollectableRow) (q Quarantined, err error) {
 	var opening, values []int64
 	var lease int64
-	var admitAt *time.Time
+	var admitAt, decidedAt *time.Time
 	e := &q.Epoch
 	if err := row.Scan(&q.ID, &q.State, &q.Received, &q.Host, &q.Tenant, &e.ID, &e.Instance, &lease, &e.Start, &e.Opened, &opening,
-		&q.Reading.At, &values, &q.Reason, &q.Detail, &admitAt); err != nil {
+		&q.Reading.At, &values, &q.Reason, &q.Detail, &admitAt, &q.Decision.By, &decidedAt, &q.Decision.Note); err != nil {
 		return q, err
 	}
 	e.Lease, q.Reading.Epoch = metering.LeaseNo(lease), e.ID
 	q.Received, e.Opened, q.Reading.At = q.Received.UTC(), e.Opened.UTC(), q.Reading.At.UTC()
 	if admitAt != nil {
 		q.AdmitAt = admitAt.UTC()
+	}
+	if decidedAt != nil {
+		q.Decision.At = decidedAt.UTC()
 	}
 	if e.Opening, err = registers(opening); err != nil {
 		return q, fmt.Errorf("reading %d: opening: %w", q.ID, err)

@@ -14,6 +14,7 @@ const maxCachedEpochs = 50_000
 // cachedEpoch is a registered epoch and its lease as it was read at checked.
 type cachedEpoch struct {
 	record  metering.EpochRecord
+	next    []metering.EpochRecord
 	lease   Lease
 	checked time.Time
 }
@@ -43,6 +44,13 @@ func (c *epochCache) put(e cachedEpoch) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.add(e)
+}
+
+func (c *epochCache) forget(id metering.EpochID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.young, id)
+	delete(c.old, id)
 }
 
 func (c *epochCache) add(e cachedEpoch) {

@@ -28,7 +28,9 @@ var byteRegisters = []metering.Register{
 // standing is an epoch of a batch as the control plane sees it.
 type standing struct {
 	record metering.EpochRecord
-	lease  Lease
+	// next are the epochs that replace a voided one, each voided by the one after it.
+	next  []metering.EpochRecord
+	lease Lease
 	// refused says why none of the epoch's readings can be accepted; "" otherwise.
 	// The record is then as the host sent it.
 	refused Reason
@@ -46,6 +48,17 @@ func (s *standing) compare(host metering.HostID, e *metering.Epoch) {
 	}
 }
 
+// counts is the epoch that a reading at the given time counts for: the epoch
+// itself, or the last of those that replace it and had opened before.
+func (s *standing) counts(atMS int64) *metering.EpochRecord {
+	for i := len(s.next) - 1; i >= 0; i-- {
+		if atMS > s.next[i].Opened.UnixMilli() {
+			return &s.next[i]
+		}
+	}
+	return &s.record
+}
+
 // judge says whether reading i of b can be true, received at the given time. It
 // looks at that reading, its epoch and its lease alone. What an epoch opened
 // with is not counted: a resize carries on what ran under the lease before.
@@ -60,9 +73,10 @@ func (s *standing) judge(b *wire.Batch, i int, received time.Time) (Reason, stri
 	case !s.lease.Ended.IsZero() && at.After(s.lease.Ended.Add(leaseTolerance)):
 		return ReasonSuperseded, fmt.Sprintf("at %s; the lease ended at %s", format(at), format(s.lease.Ended))
 	}
+	opening := &s.counts(b.AtMS[i]).Opening
 	possible := received.Sub(s.lease.Granted) + clockTolerance
 	grown := func(r metering.Register) uint64 {
-		return b.Registers[r][i] - min(b.Registers[r][i], s.record.Opening[r])
+		return b.Registers[r][i] - min(b.Registers[r][i], opening[r])
 	}
 	if ms := grown(metering.RunningMS) + grown(metering.PausedMS); possible < 0 || ms > uint64(possible.Milliseconds()) {
 		return ReasonTime, fmt.Sprintf("%d ms running and paused; the lease was granted at %s", ms, format(s.lease.Granted))

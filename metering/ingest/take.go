@@ -81,8 +81,8 @@ func judgeAll(host metering.HostID, b *wire.Batch, epochs []standing, received t
 // appendRows appends the readings of b, registers column by column.
 func appendRows(rows *metering.Columns, b *wire.Batch, epochs []standing, received time.Time) {
 	receivedMS := received.UnixMilli()
-	for _, epoch := range b.Epoch {
-		record := &epochs[epoch].record
+	for i, epoch := range b.Epoch {
+		record := epochs[epoch].counts(b.AtMS[i])
 		rows.Tenant = append(rows.Tenant, string(record.Tenant))
 		rows.Instance = append(rows.Instance, string(record.Instance))
 		rows.Epoch = append(rows.Epoch, string(record.ID))
@@ -108,7 +108,7 @@ func (h *Handler) standings(ctx context.Context, host metering.HostID, epochs []
 			stale = append(stale, i)
 			fallthrough
 		default:
-			all[i].record, all[i].lease = cached.record, cached.lease
+			all[i].record, all[i].next, all[i].lease = cached.record, cached.next, cached.lease
 		}
 	}
 	if len(unknown)+len(stale) > 0 {
@@ -124,28 +124,25 @@ func (h *Handler) standings(ctx context.Context, host metering.HostID, epochs []
 	return all, nil
 }
 
-// lookUp asks the stores for the epochs that are unknown and for the leases of
-// those that are stale, registers what is new, and remembers all of it.
+// lookUp asks the stores for the epochs that are unknown or stale and for their
+// leases, registers what is new, and remembers all of it.
 func (h *Handler) lookUp(ctx context.Context, host metering.HostID, epochs []metering.Epoch, all []standing, unknown, stale []int, now time.Time) error {
-	known := map[metering.EpochID]metering.EpochRecord{}
-	if len(unknown) > 0 {
-		ids := make([]metering.EpochID, len(unknown))
-		for n, i := range unknown {
-			ids[n] = epochs[i].ID
-		}
-		var err error
-		if known, err = h.cfg.Known(ctx, ids); err != nil {
-			return fmt.Errorf("look up %d epochs: %w", len(ids), err)
-		}
+	asked := append(unknown, stale...)
+	ids := make([]metering.EpochID, len(asked))
+	for n, i := range asked {
+		ids[n] = epochs[i].ID
 	}
-	for _, i := range unknown {
+	known, err := h.records(ctx, ids)
+	if err != nil {
+		return err
+	}
+	for _, i := range asked {
 		if record, ok := known[epochs[i].ID]; ok {
-			all[i].record = record
+			all[i].record, all[i].next = record, replacements(record, known)
 		} else {
 			all[i].record = metering.EpochRecord{Epoch: epochs[i]}
 		}
 	}
-	asked := append(unknown, stale...)
 	leases, err := h.leases(ctx, all, asked)
 	if err != nil {
 		return err
@@ -172,10 +169,40 @@ func (h *Handler) lookUp(ctx context.Context, host metering.HostID, epochs []met
 	}
 	for _, i := range asked {
 		if all[i].refused == "" {
-			h.known.put(cachedEpoch{record: all[i].record, lease: all[i].lease, checked: now})
+			h.known.put(cachedEpoch{record: all[i].record, next: all[i].next, lease: all[i].lease, checked: now})
 		}
 	}
 	return nil
+}
+
+// records are the records of the epochs that are registered, and of those that
+// replace them.
+func (h *Handler) records(ctx context.Context, ids []metering.EpochID) (map[metering.EpochID]metering.EpochRecord, error) {
+	all := make(map[metering.EpochID]metering.EpochRecord, len(ids))
+	for len(ids) > 0 {
+		known, err := h.cfg.Known(ctx, ids)
+		if err != nil {
+			return nil, fmt.Errorf("look up %d epochs: %w", len(ids), err)
+		}
+		ids = nil
+		for id, record := range known {
+			all[id] = record
+			if record.Void != nil {
+				ids = append(ids, record.Void.Next)
+			}
+		}
+	}
+	return all, nil
+}
+
+// replacements are the epochs that replace a voided one, in their order.
+func replacements(record metering.EpochRecord, known map[metering.EpochID]metering.EpochRecord) []metering.EpochRecord {
+	var all []metering.EpochRecord
+	for record.Void != nil {
+		record = known[record.Void.Next]
+		all = append(all, record)
+	}
+	return all
 }
 
 // leases asks for the leases of some of the epochs.

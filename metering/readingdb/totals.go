@@ -95,6 +95,34 @@ func (s *Store) Largest(ctx context.Context, epochs []metering.EpochID) (map[met
 	return all, nil
 }
 
+const lastSQL = `
+SELECT at, %s
+FROM readings
+WHERE tenant = {tenant:String} AND instance = {instance:String} AND epoch = {epoch:String}
+GROUP BY at
+ORDER BY at DESC
+LIMIT 1`
+
+// Last is an epoch's latest reading by time; ok is false when there is none, or
+// none that is not older than 13 months.
+func (s *Store) Last(ctx context.Context, e metering.EpochRecord) (last metering.Reading, ok bool, err error) {
+	last.Epoch = e.ID
+	row := newScanner(&last.At)
+	err = s.rows(ctx, fmt.Sprintf(lastSQL, maxima), []any{
+		clickhouse.Named("tenant", string(e.Tenant)),
+		clickhouse.Named("instance", string(e.Instance)),
+		clickhouse.Named("epoch", string(e.ID)),
+	}, func(r driver.Rows) error {
+		ok = true
+		return r.Scan(row.dest...)
+	})
+	if err != nil {
+		return last, false, fmt.Errorf("last reading of epoch %s: %w", e.ID, err)
+	}
+	last.At, last.Registers = last.At.UTC(), row.registers
+	return last, ok, nil
+}
+
 // Latest is where the meters of one instance stand; its At is zero when there
 // is no reading.
 func (s *Store) Latest(ctx context.Context, tenant metering.TenantID, instance metering.InstanceID) (Standing, error) {
