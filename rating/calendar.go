@@ -80,11 +80,14 @@ func (c *Calendar) timeline(period metering.Window, zone *time.Location) timelin
 	last := period.End.In(zone).AddDate(0, 0, 1)
 	for day := period.Start.In(zone).AddDate(0, 0, -1); !day.After(last); day = day.AddDate(0, 0, 1) {
 		year, month, date := day.Date()
+		midnight := time.Date(year, month, date, 0, 0, 0, 0, time.UTC)
+		_, before := midnight.AddDate(0, 0, -1).In(zone).Zone()
+		_, after := midnight.AddDate(0, 0, 2).In(zone).Zone()
 		for _, minute := range minutes {
-			wall := time.Date(year, month, date, 0, minute, 0, 0, time.UTC)
-			for _, near := range []time.Duration{-24 * time.Hour, 24 * time.Hour} {
-				_, offset := wall.Add(near).In(zone).Zone()
-				add(wall.Add(-time.Duration(offset) * time.Second))
+			wall := midnight.Add(time.Duration(minute) * time.Minute)
+			add(wall.Add(-time.Duration(before) * time.Second))
+			if after != before {
+				add(wall.Add(-time.Duration(after) * time.Second))
 			}
 		}
 	}
@@ -103,7 +106,7 @@ func (c *Calendar) timeline(period metering.Window, zone *time.Location) timelin
 	}
 	slices.Sort(instants)
 	tl := timeline{name: c.Name}
-	for _, at := range instants {
+	for _, at := range slices.Compact(instants) {
 		holds := c.holds(time.Unix(at, 0).In(zone))
 		if n := len(tl.holds); n == 0 || tl.holds[n-1] != holds {
 			tl.at, tl.holds = append(tl.at, at), append(tl.holds, holds)

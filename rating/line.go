@@ -13,15 +13,18 @@ import (
 // order, each rounded once over all resources. The error wraps
 // money.ErrOverflow.
 func (r *Result) Lines() ([]Line, error) {
+	charges := make([][]*Charge, len(r.Plan.Rates))
+	for i := range r.Charges {
+		c := &r.Charges[i]
+		charges[c.index] = append(charges[c.index], c)
+	}
 	var lines []Line
-	for i := range r.Plan.Rates {
+	for i := range charges {
 		rate := &r.Plan.Rates[i]
 		for step := range rate.Steps {
-			line := Line{Rate: rate, Step: step, MayFall: r.Plan.MayFall(rate)}
-			for j := range r.Charges {
-				if c := &r.Charges[j]; c.Rate == rate {
-					line.collect(c)
-				}
+			line := Line{Rate: rate, Step: step, MayFall: r.Plan.MayFall(rate), Shares: make([]Share, 0, len(charges[i]))}
+			for _, c := range charges[i] {
+				line.collect(c)
 			}
 			if len(line.Shares) == 0 {
 				continue

@@ -228,8 +228,9 @@ func (c *charging) open(rate int, resource metering.ResourceID) *pool {
 			c.starts = make([]Start, room)
 		}
 		p.used = true
-		p.charge = Charge{Rate: c.rates[rate].Rate, Resource: resource, index: rate, Starts: c.starts[:0:1]}
-		c.starts = c.starts[1:]
+		charge := &p.charge // empty so far
+		charge.Rate, charge.Resource, charge.index = c.rates[rate].Rate, resource, rate
+		charge.Starts, c.starts = c.starts[:0:1], c.starts[1:]
 	}
 	return p
 }

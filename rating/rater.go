@@ -106,6 +106,9 @@ func (r *Rater) price(rate *Rate) (priced, error) {
 			unit:  r.quantity(Span{Thousandths: 1000 * s.Count, Unit: s.Unit}),
 		})
 	}
+	// The same value with the denominator of charges, so that comparing is cheap.
+	thousandth := p.steps[0].price.Times(metering.Thousandths(1))
+	p.capMoney = p.capMoney.Add(thousandth).Sub(thousandth)
 	if nano := rate.Minimum.Nano; nano > 0 && p.steps[0].price.Nano > 0 {
 		first := p.steps[0].price
 		n := new(big.Int).Mul(big.NewInt(nano), big.NewInt(first.Per))
