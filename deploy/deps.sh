@@ -116,8 +116,8 @@ install_chdb() {
     mkdir -p "$place/chdb"
     rm -rf "$place"/chdb/.new.*
     work=$(mktemp -d "$place/chdb/.new.XXXXXX")
-    npm install --silent --no-audit --no-fund --no-save --ignore-scripts --prefix "$work" \
-      "$chdb_package@$chdb_version" </dev/null || fail "npm could not fetch $chdb_package@$chdb_version."
+    npm install --loglevel=error --no-audit --no-fund --no-save --ignore-scripts --prefix "$work" \
+      "$chdb_package@$chdb_version" </dev/null >/dev/null || fail "npm could not fetch $chdb_package@$chdb_version: see above."
     [ -s "$work/node_modules/$chdb_package/libchdb.so" ] || fail "$chdb_package@$chdb_version holds no libchdb.so."
     chmod 755 "$work/node_modules/$chdb_package"
     mv -T "$work/node_modules/$chdb_package" "$folder"
