@@ -13,6 +13,10 @@ var (
 	ErrNoAccount = errors.New("tenant has no account")
 	// ErrCutOrder: a cut is not after the tenant's last one.
 	ErrCutOrder = errors.New("cut is not after the last cut")
+	// ErrPeriodClosed: a price would change in a period that is invoiced.
+	ErrPeriodClosed = errors.New("a period is closed already")
+	// ErrNoBacktest: a backtest that cannot be made.
+	ErrNoBacktest = errors.New("this cannot be tried on past usage")
 	// ErrNoCredit: what the tenant has left does not carry what it asks for.
 	ErrNoCredit = errors.New("not enough credit")
 	// ErrAccruedStale: what the tenant owes is not known well enough to promise more.

@@ -53,7 +53,7 @@ func (s *server) publishPlan(w http.ResponseWriter, r *http.Request, _ caller) e
 	if err != nil {
 		return err
 	}
-	v, err := s.Plans.Publish(r.Context(), name, source, time.Now(), nil)
+	v, err := s.Bills.Publish(r.Context(), name, source, time.Now())
 	if err != nil {
 		return err
 	}
@@ -147,14 +147,14 @@ func (s *server) createClosing(w http.ResponseWriter, r *http.Request, _ caller)
 	if _, err := s.Invoices.Standing(r.Context(), tenantID(r)); err != nil {
 		return err
 	}
-	at, invoice, err := s.Cut(r.Context(), tenantID(r))
+	at, made, err := s.Cut(r.Context(), tenantID(r))
 	if err != nil {
 		return err
 	}
 	s.accrued.forget(string(tenantID(r)))
-	closing := ClosingJSON{Cut: at.UTC()}
-	if invoice != nil {
-		j := invoiceJSON(invoice)
+	closing := ClosingJSON{Cut: at.UTC(), Unrated: unratedJSON(made.Unrated)}
+	if made.Invoice != nil {
+		j := invoiceJSON(made.Invoice)
 		closing.Invoice = &j
 	}
 	return reply(w, http.StatusCreated, closing)

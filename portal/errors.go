@@ -65,6 +65,8 @@ var outcomes = []struct {
 	{invoicing.ErrNoCredit, outcome{http.StatusPaymentRequired, "no_credit"}},
 	{invoicing.ErrAccruedStale, outcome{http.StatusServiceUnavailable, "accrued_stale"}},
 	{invoicing.ErrCutOrder, outcome{http.StatusConflict, "cut_order"}},
+	{invoicing.ErrPeriodClosed, outcome{http.StatusConflict, "period_closed"}},
+	{invoicing.ErrNoBacktest, outcome{http.StatusUnprocessableEntity, "no_backtest"}},
 	{invoicing.ErrNotFound, outcome{http.StatusNotFound, "not_found"}},
 	{invoicing.ErrNoAccount, outcome{http.StatusNotFound, "not_found"}},
 	{invoicedb.ErrKeyReused, outcome{http.StatusConflict, "key_reused"}},

@@ -9,6 +9,7 @@ import (
 
 	"github.com/usance/usance/compute/computedb"
 	"github.com/usance/usance/invoicing"
+	"github.com/usance/usance/invoicing/billrun"
 	"github.com/usance/usance/invoicing/invoicedb"
 	"github.com/usance/usance/metering"
 	"github.com/usance/usance/metering/allocdb"
@@ -30,13 +31,12 @@ type Config struct {
 	Trust       *trust.Run
 	Plans       *plandb.Store
 	Invoices    *invoicedb.Store
+	Bills       *billrun.Run
 	// Accrued is what the tenant owes so far and is not yet invoiced.
 	Accrued func(ctx context.Context, tenant metering.TenantID) (invoicing.Accrued, error)
-	// Cut closes the tenant's period up to now, after a full reading of its
-	// hosts; the invoice is nil when there was nothing to bill.
-	Cut func(ctx context.Context, tenant metering.TenantID) (at time.Time, invoice *invoicing.Invoice, err error)
-	// Flavors are what the tenant's plan sells today, with the price of an hour
-	// of running where the plan has one.
+	// Cut closes the tenant's period up to now, after a full reading of its hosts.
+	Cut func(ctx context.Context, tenant metering.TenantID) (at time.Time, made billrun.Cut, err error)
+	// Flavors are what the tenant's plan sells today, with their prices.
 	Flavors func(ctx context.Context, tenant metering.TenantID) ([]FlavorJSON, error)
 	// CreateTenant makes the tenant in every room.
 	CreateTenant func(ctx context.Context, n CreateTenant) (TenantJSON, error)

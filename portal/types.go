@@ -84,13 +84,17 @@ type AccruedShare struct {
 	Amount   string              `json:"amount"`
 }
 
-// FlavorJSON is a size on offer with its price per hour where one can be said.
+// FlavorJSON is a size on offer. Hourly is what an hour of running adds, exact,
+// Monthly and Stopped are bills without tax of a month of nothing but this: always
+// running, and always switched off.
 type FlavorJSON struct {
 	Name      string `json:"name"`
 	VCPUs     int    `json:"vcpus"`
 	MemoryMiB int64  `json:"memory_mib"`
 	DiskMiB   int64  `json:"disk_mib"`
 	Hourly    *Money `json:"hourly,omitempty"`
+	Monthly   *Money `json:"monthly,omitempty"`
+	Stopped   *Money `json:"stopped,omitempty"`
 }
 
 // InvoiceJSON is an issued invoice.
@@ -193,6 +197,101 @@ type TokenJSON struct {
 type ClosingJSON struct {
 	Cut     time.Time    `json:"cut"`
 	Invoice *InvoiceJSON `json:"invoice"` // null: nothing to bill
+	// Unrated is usage of the periods closed that no rate of their plans fits: a
+	// leak. A repeated closing does not tell it again.
+	Unrated []UnratedJSON `json:"unrated"`
+}
+
+// UnratedJSON is usage of a resource that no rate fits.
+type UnratedJSON struct {
+	Resource metering.ResourceID `json:"resource"`
+	Meter    metering.Meter      `json:"meter"`
+	Flavor   string              `json:"flavor"`
+	Quantity string              `json:"quantity"` // base units
+	Unit     string              `json:"unit"`
+}
+
+// PreviewJSON answers GET /preview?flavor=&image=&hours=: what an instance costs
+// that is created when the period begins, runs for that many hours and then stays
+// switched off, if it is all that the tenant has. What it will read, write and
+// send is in none of it.
+type PreviewJSON struct {
+	Flavor   string            `json:"flavor"`
+	Image    string            `json:"image,omitempty"`
+	Hours    *int              `json:"hours"` // null: it always runs
+	Start    time.Time         `json:"period_start"`
+	End      time.Time         `json:"period_end"`
+	Currency string            `json:"currency"`
+	Hourly   string            `json:"hourly"` // what an hour of running adds, exact
+	Lines    []PreviewLineJSON `json:"lines"`
+	Net      string            `json:"net"` // the bill of the period
+	Tax      string            `json:"tax"`
+	Gross    string            `json:"gross"`
+	TaxRule  string            `json:"tax_rule"` // such as S:19.000
+	Stopped  string            `json:"stopped"`  // the bill without tax if it never ran
+	Unrated  []UnratedJSON     `json:"unrated"`  // what no rate fits
+}
+
+// PreviewLineJSON is a line of a bill: quantity × price − allowance, rounded once.
+type PreviewLineJSON struct {
+	Rate      string `json:"rate"`
+	Quantity  string `json:"quantity"`
+	Unit      string `json:"unit"`
+	Price     string `json:"price"`
+	Allowance string `json:"allowance"`
+	Amount    string `json:"amount"`
+}
+
+// CreateBacktest is the body of POST /operator/backtest.
+type CreateBacktest struct {
+	Plan    string            `json:"plan"`              // YAML: the plan to be tried
+	Against string            `json:"against,omitempty"` // YAML: instead of what each tenant is billed under
+	Period  string            `json:"period"`            // a month, such as 2026-10, in each tenant's zone
+	Tenant  metering.TenantID `json:"tenant,omitempty"`  // only this one
+	All     bool              `json:"all,omitempty"`     // also tenants on plans of another name
+	AtPar   bool              `json:"at_par,omitempty"`  // take prices as of the tenants' currency
+}
+
+// BacktestJSON answers it: what real usage costs under both plans, as invoices
+// without tax. It is of one page of accounts; ?after=next goes on, and the sums
+// of all pages are those of the whole.
+type BacktestJSON struct {
+	Plan     string         `json:"plan"`
+	Period   string         `json:"period"`
+	Currency string         `json:"currency"`
+	Accounts int            `json:"accounts"` // how many there are on all pages, compared or not
+	Before   string         `json:"before"`
+	After    string         `json:"after"`
+	ByFlavor []ComparedJSON `json:"by_flavor"` // "" is what is pooled over a tenant
+	ByMeter  []ComparedJSON `json:"by_meter"`  // "" is minimum spend
+	Tenants  []ComparedJSON `json:"tenants"`
+	Unrated  []LeakJSON     `json:"unrated"`
+	Skipped  []SkippedJSON  `json:"skipped"`
+	Next     string         `json:"next,omitempty"`
+}
+
+// ComparedJSON is what a flavor, a meter or a tenant costs under both plans.
+type ComparedJSON struct {
+	Name   string `json:"name"`
+	Before string `json:"before"`
+	After  string `json:"after"`
+}
+
+// LeakJSON is usage of a tenant's resources that no rate of a plan fits.
+type LeakJSON struct {
+	Tenant    metering.TenantID `json:"tenant"`
+	Plan      string            `json:"plan"` // before or after
+	Meter     metering.Meter    `json:"meter"`
+	Flavor    string            `json:"flavor"`
+	Resources int               `json:"resources"`
+	Quantity  string            `json:"quantity"` // base units
+	Unit      string            `json:"unit"`
+}
+
+// SkippedJSON is a tenant that could not be compared.
+type SkippedJSON struct {
+	Tenant metering.TenantID `json:"tenant"`
+	Reason string            `json:"reason"`
 }
 
 // HostJSON is a host as the operator sees it.

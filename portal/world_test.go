@@ -93,7 +93,7 @@ func newWorld(t testing.TB) *world {
 	w.must(err)
 	w.trust = &trust.Run{Epochs: w.epochs, Readings: w.readings, Ingest: take, Log: log}
 	server := httptest.NewServer(portal.New(portal.Config{
-		Identity: w.people, Compute: w.compute, Readings: w.readings, Epochs: w.epochs, Plans: plans, Invoices: w.books,
+		Identity: w.people, Compute: w.compute, Readings: w.readings, Epochs: w.epochs, Plans: plans, Invoices: w.books, Bills: w.bills,
 		Allocations: allocdb.New(w.pool), Trust: w.trust,
 		Accrued: w.accrued, Cut: w.cut, CreateTenant: w.createTenant, GrantCredit: w.grantCredit,
 		Flavors: func(context.Context, metering.TenantID) ([]portal.FlavorJSON, error) {
@@ -148,13 +148,13 @@ func (w *world) accrued(ctx context.Context, tenant metering.TenantID) (invoicin
 	return w.bills.Accrued(ctx, tenant, time.Now())
 }
 
-func (w *world) cut(ctx context.Context, tenant metering.TenantID) (time.Time, *invoicing.Invoice, error) {
+func (w *world) cut(ctx context.Context, tenant metering.TenantID) (time.Time, billrun.Cut, error) {
 	at := time.Now().UTC().Truncate(time.Millisecond)
-	invoice, err := w.bills.Cut(ctx, tenant, at)
+	made, err := w.bills.Cut(ctx, tenant, at)
 	if err == nil {
 		err = w.bills.RefreshAccrued(ctx, time.Now())
 	}
-	return at, invoice, err
+	return at, made, err
 }
 
 func (w *world) credit(ctx context.Context, tx pgx.Tx, tenant metering.TenantID, flavor string, _ map[string]int) error {

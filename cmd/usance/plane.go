@@ -194,7 +194,7 @@ func (p *plane) serve(ctx context.Context, cfg config, admission *pgxpool.Pool, 
 		TLSConfig: p.ca.ServerConfig(cfg.names()...),
 	}))
 	s.run(ctx, serveHTTP(p.log, "portal", pages, &http.Server{Handler: portal.New(portal.Config{
-		Identity: p.people, Compute: p.compute, Readings: p.readings, Epochs: p.epochs, Plans: p.plans, Invoices: p.books,
+		Identity: p.people, Compute: p.compute, Readings: p.readings, Epochs: p.epochs, Plans: p.plans, Invoices: p.books, Bills: p.bills,
 		Allocations: p.allocations, Trust: p.trust,
 		Accrued: func(ctx context.Context, tenant metering.TenantID) (invoicing.Accrued, error) {
 			return p.bills.Accrued(ctx, tenant, time.Now())
@@ -334,16 +334,11 @@ func (p *plane) flavors(ctx context.Context, tenant metering.TenantID) ([]portal
 	}
 	list := make([]portal.FlavorJSON, len(plan.Flavors))
 	for i, f := range plan.Flavors {
-		list[i] = portal.FlavorJSON{Name: f.Name, VCPUs: f.VCPUs, MemoryMiB: int64(f.MemoryMiB), DiskMiB: int64(f.DiskMiB)}
-		burn, err := p.bills.Burn(ctx, tenant, metering.Labels{Flavor: f.Name})
+		v, err := p.bills.Preview(ctx, tenant, rating.Planned{Labels: metering.Labels{Flavor: f.Name}, Running: rating.Always})
 		if err != nil {
 			return nil, err
 		}
-		hour, err := burn.Over(time.Hour, plan.Currency)
-		if err != nil {
-			return nil, err
-		}
-		list[i].Hourly = &portal.Money{Amount: hour.String(), Currency: string(hour.Currency)}
+		list[i] = portal.NewFlavorJSON(f, v)
 	}
 	return list, nil
 }
@@ -370,18 +365,18 @@ func (p *plane) running(ctx context.Context) ([]billrun.Running, error) {
 }
 
 // cut asks the tenant's hosts for a full reading and closes the period up to now.
-func (p *plane) cut(ctx context.Context, tenant metering.TenantID) (time.Time, *invoicing.Invoice, error) {
+func (p *plane) cut(ctx context.Context, tenant metering.TenantID) (time.Time, billrun.Cut, error) {
 	wait, err := p.compute.RequestFullReading(ctx, tenant)
 	if err != nil {
-		return time.Time{}, nil, err
+		return time.Time{}, billrun.Cut{}, err
 	}
 	if err := wait(ctx); err != nil { // what is missing is late usage on the next invoice
 		p.log.Warn("closing without a full reading of every host", "tenant", tenant, "err", err)
 	}
 	at := time.Now().UTC().Truncate(time.Millisecond)
-	invoice, err := p.bills.Cut(ctx, tenant, at)
+	made, err := p.bills.Cut(ctx, tenant, at)
 	p.pokeAccrued()
-	return at, invoice, err
+	return at, made, err
 }
 
 // pokeAccrued has the accrued cache refreshed soon.

@@ -10,6 +10,7 @@ import (
 	"github.com/usance/usance/invoicing/invoicedb"
 	"github.com/usance/usance/metering"
 	"github.com/usance/usance/rating"
+	"github.com/usance/usance/rating/money"
 )
 
 // pageSize is how many tenants RefreshAccrued works on at once; it goes on
@@ -149,8 +150,9 @@ func (r *Run) estimate(ctx context.Context, now time.Time, s invoicedb.Standing,
 // without a plan in force is logged and left out of the page that comes back.
 func (r *Run) openPeriods(ctx context.Context, page []invoicedb.Standing) (map[metering.TenantID]*open, []invoicedb.Standing, error) {
 	type key struct {
-		plan  string
-		start time.Time
+		plan     string
+		currency money.Currency
+		start    time.Time
 	}
 	inForce := map[key]*rating.Plan{}
 	opens := make(map[metering.TenantID]*open, len(page))
@@ -163,7 +165,7 @@ func (r *Run) openPeriods(ctx context.Context, page []invoicedb.Standing) (map[m
 		var plan *rating.Plan
 		if s.Last.Seq > 0 && !s.Last.Last() {
 			plan, err = r.cfg.Plans.Load(ctx, s.Last.Plan, s.Last.PlanVersion)
-		} else if k := (key{s.Plan, period.Start}); inForce[k] != nil {
+		} else if k := (key{s.Plan, s.Currency, period.Start}); inForce[k] != nil {
 			plan = inForce[k]
 		} else if plan, _, err = r.inForce(ctx, s.Account, period); err == nil {
 			inForce[k] = plan
@@ -173,7 +175,7 @@ func (r *Run) openPeriods(ctx context.Context, page []invoicedb.Standing) (map[m
 			continue
 		}
 		kept = append(kept, s)
-		opens[s.Tenant] = &open{Rated: invoicing.Rated{Period: period, Plan: plan}}
+		opens[s.Tenant] = &open{Rated: invoicing.Rated{Period: period, Plan: plan.ForTenant(s.Tenant)}}
 	}
 	return opens, kept, nil
 }

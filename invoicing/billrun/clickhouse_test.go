@@ -47,8 +47,9 @@ func TestTheRealReadings(t *testing.T) {
 		}
 	}
 	want := h.cut(one, "2026-11-10 00:00")
-	got, err := run.Cut(t.Context(), two, at("2026-11-10 00:00"))
+	made, err := run.Cut(t.Context(), two, at("2026-11-10 00:00"))
 	h.check(err)
+	got := made.Invoice
 	h.want("gross", got.Gross, want.Gross)
 	h.want("lines", len(got.Lines), len(want.Lines))
 	h.check(run.RefreshAccrued(t.Context(), at("2026-11-10 00:00")))

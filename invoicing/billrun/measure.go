@@ -33,7 +33,11 @@ func (r *Run) measure(ctx context.Context, s invoicedb.Standing, at time.Time) (
 	}
 	m.version = version
 	spans, instants := spansOf(rated, at)
-	odometers, err := r.odometers(ctx, s, instants)
+	billed, err := r.cfg.Books.Billed(ctx, []invoicedb.Position{{Tenant: s.Tenant, Seq: s.Last.Seq}})
+	if err != nil {
+		return m, err
+	}
+	odometers, err := r.odometers(ctx, s.Tenant, billed, instants)
 	if err != nil {
 		return m, err
 	}
@@ -70,13 +74,13 @@ func (r *Run) periods(ctx context.Context, s invoicedb.Standing, at time.Time) (
 		if err != nil {
 			return nil, last, err
 		}
-		rated = append(rated, invoicing.Rated{Period: w, Plan: plan})
+		rated = append(rated, invoicing.Rated{Period: w, Plan: plan.ForTenant(s.Tenant)})
 	}
 	return rated, last, nil
 }
 
 // inForce is the version of the account's plan for a period that no closing
-// has fixed yet.
+// has fixed yet, without what is agreed with its tenant.
 func (r *Run) inForce(ctx context.Context, a invoicing.Account, period metering.Window) (*rating.Plan, invoicedb.PlanVersion, error) {
 	plan, version, err := r.cfg.Plans.InForce(ctx, a.Plan, period.Start)
 	v := invoicedb.PlanVersion{Plan: a.Plan, Version: version}
@@ -106,24 +110,21 @@ func spansOf(rated []invoicing.Rated, at time.Time) (spans []invoicing.Span, ins
 	return spans, instants
 }
 
-// odometers are all the tenant's epochs and allocations at the instants.
-func (r *Run) odometers(ctx context.Context, s invoicedb.Standing, instants []time.Time) ([]invoicing.Odometer, error) {
-	billed, err := r.cfg.Books.Billed(ctx, []invoicedb.Position{{Tenant: s.Tenant, Seq: s.Last.Seq}})
-	if err != nil {
-		return nil, err
-	}
-	levels, err := r.cfg.Readings.At(ctx, s.Tenant, instants)
+// odometers are all the tenant's epochs and allocations at the instants, which
+// rise; what is not among billed begins where it opened.
+func (r *Run) odometers(ctx context.Context, tenant metering.TenantID, billed map[string]invoicing.Level, instants []time.Time) ([]invoicing.Odometer, error) {
+	levels, err := r.cfg.Readings.At(ctx, tenant, instants)
 	if err != nil {
 		return nil, err
 	}
 	// An epoch is on record before its first reading is, so after the readings
 	// none of theirs is missing.
-	epochs, err := r.cfg.Epochs.OfTenant(ctx, s.Tenant)
+	epochs, err := r.cfg.Epochs.OfTenant(ctx, tenant)
 	if err != nil {
 		return nil, err
 	}
 	last := instants[len(instants)-1]
-	allocations, err := r.cfg.Allocations.OfTenant(ctx, s.Tenant, metering.Window{End: last})
+	allocations, err := r.cfg.Allocations.OfTenant(ctx, tenant, metering.Window{End: last})
 	if err != nil {
 		return nil, err
 	}

@@ -28,6 +28,7 @@ import (
 	"github.com/usance/usance/metering/allocdb"
 	"github.com/usance/usance/metering/epochdb"
 	"github.com/usance/usance/metering/readingdb"
+	"github.com/usance/usance/rating"
 	"github.com/usance/usance/rating/plandb"
 )
 
@@ -131,41 +132,53 @@ func (r *Run) closeEnded(ctx context.Context, tenant metering.TenantID, now time
 	return err
 }
 
+// Cut is what closing up to an instant gave.
+type Cut struct {
+	Invoice *invoicing.Invoice // nil when it would have been of nothing
+	// Unrated is usage in the periods closed that no rate fits: a leak. A
+	// repeated cut does not tell it again.
+	Unrated []rating.Unrated
+}
+
 // Cut invoices a tenant's usage up to an instant, which is rounded down to the
 // millisecond and must not lie in the future. Periods that ended before are
 // closed first, each with an invoice of its own; the invoice of the last cut
-// comes back, nil when it would have been of nothing. Repeating a cut gives
-// the same invoice. The error wraps invoicing.ErrCutOrder when a later cut was
+// comes back. Repeating a cut gives the same invoice. The error wraps invoicing.ErrCutOrder when a later cut was
 // made, invoicing.ErrNoAccount, or plandb.ErrNotFound.
-func (r *Run) Cut(ctx context.Context, tenant metering.TenantID, at time.Time) (*invoicing.Invoice, error) {
-	invoice, err := r.cut(ctx, tenant, at, at)
+func (r *Run) Cut(ctx context.Context, tenant metering.TenantID, at time.Time) (Cut, error) {
+	made, err := r.cut(ctx, tenant, at, at)
 	if err != nil {
-		return nil, err
+		return Cut{}, err
 	}
 	if err := r.refresh(ctx, at, []metering.TenantID{tenant}); err != nil {
 		r.cfg.Log.Error("accrued cost not refreshed", "tenant", tenant, "err", err) // the next refresh will
 	}
-	return invoice, nil
+	return made, nil
 }
 
-func (r *Run) cut(ctx context.Context, tenant metering.TenantID, at, closed time.Time) (*invoicing.Invoice, error) {
+func (r *Run) cut(ctx context.Context, tenant metering.TenantID, at, closed time.Time) (made Cut, err error) {
 	at = at.UTC().Truncate(time.Millisecond)
 	for lost := 0; ; {
 		s, err := r.cfg.Books.Standing(ctx, tenant)
 		if err != nil {
-			return nil, err
+			return Cut{}, err
 		}
 		if !at.After(s.Last.Cut) {
-			return r.cutBefore(ctx, s, at)
+			made.Invoice, err = r.cutBefore(ctx, s, at)
+			return made, err
 		}
-		invoice, last, err := r.closeNext(ctx, s, at, closed)
+		invoice, unrated, last, err := r.closeNext(ctx, s, at, closed)
 		switch {
 		case errors.Is(err, invoicedb.ErrConflict) && lost < conflicts:
 			lost++
+			continue
 		case err != nil:
-			return nil, err
-		case last:
-			return invoice, nil
+			return Cut{}, err
+		}
+		made.Unrated = append(made.Unrated, unrated...)
+		if last {
+			made.Invoice = invoice
+			return made, nil
 		}
 	}
 }
@@ -181,10 +194,10 @@ func (r *Run) cutBefore(ctx context.Context, s invoicedb.Standing, at time.Time)
 
 // closeNext makes the tenant's next closing on the way to a cut; last reports
 // whether it is that cut.
-func (r *Run) closeNext(ctx context.Context, s invoicedb.Standing, at, closed time.Time) (_ *invoicing.Invoice, last bool, err error) {
+func (r *Run) closeNext(ctx context.Context, s invoicedb.Standing, at, closed time.Time) (_ *invoicing.Invoice, unrated []rating.Unrated, last bool, err error) {
 	period, err := s.Next()
 	if err != nil {
-		return nil, false, err
+		return nil, nil, false, err
 	}
 	cut := at
 	if period.End.Before(at) {
@@ -192,7 +205,7 @@ func (r *Run) closeNext(ctx context.Context, s invoicedb.Standing, at, closed ti
 	}
 	m, err := r.measure(ctx, s, cut)
 	if err != nil {
-		return nil, false, err
+		return nil, nil, false, err
 	}
 	c := invoicing.Closing{
 		Tenant: s.Tenant, Seq: s.Last.Seq + 1, Period: period, Cut: cut, Closed: closed.UTC(),
@@ -200,22 +213,27 @@ func (r *Run) closeNext(ctx context.Context, s invoicedb.Standing, at, closed ti
 	}
 	lines, unsettled, err := invoicing.Choose(m.differences, c)
 	if err != nil {
-		return nil, false, err
+		return nil, nil, false, err
 	}
 	c.Unsettled = unsettled
 	invoice, err := invoicing.NewInvoice(s.Account, c, lines)
 	if err != nil {
-		return nil, false, err
+		return nil, nil, false, err
 	}
 	if err := r.cfg.Books.Close(ctx, c, m.segments, invoice); err != nil {
-		return nil, false, err
+		return nil, nil, false, err
 	}
 	number := ""
 	if invoice != nil {
 		number = invoice.Number
 	}
 	r.cfg.Log.Info("period cut", "tenant", s.Tenant, "seq", c.Seq, "cut", cut, "invoice", number, "unrated", len(m.unrated))
-	return invoice, cut.Equal(at), nil
+	if len(m.unrated) > 0 {
+		u := m.unrated[0]
+		r.cfg.Log.Warn("usage that no rate fits", "tenant", s.Tenant, "plan", c.Plan, "version", c.PlanVersion,
+			"resource", u.Resource, "meter", u.Meter, "flavor", u.Labels.Flavor, "more", len(m.unrated)-1)
+	}
+	return invoice, m.unrated, cut.Equal(at), nil
 }
 
 func tenantsOf(all []invoicedb.Standing) []metering.TenantID {

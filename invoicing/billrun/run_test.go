@@ -212,9 +212,9 @@ func (h *house) read(tenant metering.TenantID, epoch metering.EpochID, when stri
 
 func (h *house) cut(tenant metering.TenantID, when string) *invoicing.Invoice {
 	h.t.Helper()
-	i, err := h.Cut(context.Background(), tenant, at(when))
+	made, err := h.Cut(context.Background(), tenant, at(when))
 	h.check(err)
-	return i
+	return made.Invoice
 }
 
 func (h *house) want(what string, got, want any) {
@@ -386,12 +386,12 @@ func TestConcurrentClosings(t *testing.T) {
 	numbers := make([]string, 4*len(tenants))
 	for n := range numbers {
 		wg.Go(func() {
-			i, err := houses[n%2].Cut(t.Context(), tenants[n/4], at("2026-10-10 00:00"))
+			made, err := houses[n%2].Cut(t.Context(), tenants[n/4], at("2026-10-10 00:00"))
 			if err != nil {
 				t.Error(err)
 				return
 			}
-			numbers[n] = i.Number
+			numbers[n] = made.Invoice.Number
 		})
 	}
 	for _, other := range houses {

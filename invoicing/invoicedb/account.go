@@ -191,6 +191,42 @@ func (s *Store) PlanVersions(ctx context.Context, tenant metering.TenantID) (map
 	return versions, nil
 }
 
+// LastCut is the latest cut under a plan.
+type LastCut struct {
+	Tenant  metering.TenantID
+	Cut     time.Time
+	Version int // of the plan
+}
+
+const lastCutSQL = `
+SELECT tenant, cut, plan_version
+FROM closings
+WHERE plan = $1
+ORDER BY cut DESC, tenant
+LIMIT 1`
+
+// LastCut is the latest cut of all tenants under a plan; ok is false when there
+// is none.
+func (s *Store) LastCut(ctx context.Context, plan string) (c LastCut, ok bool, err error) {
+	err = s.pool.QueryRow(ctx, lastCutSQL, plan).Scan(&c.Tenant, &c.Cut, &c.Version)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return LastCut{}, false, nil
+	}
+	if err != nil {
+		return LastCut{}, false, fmt.Errorf("last cut under plan %s: %w", plan, err)
+	}
+	c.Cut = c.Cut.UTC()
+	return c, true, nil
+}
+
+// CountAccounts is how many accounts there are.
+func (s *Store) CountAccounts(ctx context.Context) (n int, err error) {
+	if err := s.pool.QueryRow(ctx, `SELECT count(*) FROM accounts`).Scan(&n); err != nil {
+		return 0, fmt.Errorf("count accounts: %w", err)
+	}
+	return n, nil
+}
+
 // Next is the period that the tenant's next closing cuts.
 func (s Standing) Next() (metering.Window, error) {
 	switch {

@@ -1,0 +1,148 @@
+package invoicing
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/usance/usance/metering"
+	"github.com/usance/usance/rating"
+	"github.com/usance/usance/rating/money"
+)
+
+// Backtest is what real usage of a period costs under two plans: before, as
+// each tenant is billed, and after. Sums are of invoices without tax, each
+// rounded as it would be.
+type Backtest struct {
+	Currency      money.Currency
+	Before, After money.Amount
+	ByFlavor      []Compared // by name; "" is what is pooled over a tenant
+	ByMeter       []Compared // by name; "" is minimum spend
+	ByTenant      []Compared // in the order they were added
+	Unrated       []Leak
+	Skipped       []Skipped
+}
+
+// Compared is what one flavor, meter or tenant costs under both plans.
+type Compared struct {
+	Name          string
+	Before, After money.Amount
+}
+
+// Leak is usage of one tenant that no rate of a plan fits.
+type Leak struct {
+	Tenant    metering.TenantID
+	Plan      string // before or after
+	Meter     metering.Meter
+	Flavor    string
+	Resources int
+	Quantity  metering.Quantity
+}
+
+// Skipped is a tenant that could not be compared.
+type Skipped struct {
+	Tenant metering.TenantID
+	Reason string
+}
+
+// What Leak.Plan says.
+const (
+	LeakBefore = "before"
+	LeakAfter  = "after"
+)
+
+// Add rates a tenant's usage of a period under both plans, which are in the
+// backtest's currency; usage is split at the time classes of both.
+func (b *Backtest) Add(tenant metering.TenantID, period metering.Window, before, after *rating.Plan, usage []metering.Usage) error {
+	flavors := map[metering.ResourceID]string{}
+	for _, u := range usage {
+		flavors[u.Resource] = u.Labels.Flavor // the last, where it was resized
+	}
+	row := Compared{Name: string(tenant), Before: money.Amount{Currency: b.Currency}, After: money.Amount{Currency: b.Currency}}
+	for _, side := range []struct {
+		plan *rating.Plan
+		name string
+		sum  *money.Amount
+		of   func(*Compared) *money.Amount
+	}{
+		{before, LeakBefore, &row.Before, func(c *Compared) *money.Amount { return &c.Before }},
+		{after, LeakAfter, &row.After, func(c *Compared) *money.Amount { return &c.After }},
+	} {
+		result, err := side.plan.Rate(period, usage)
+		if err != nil {
+			return fmt.Errorf("rate %s of %s under plan %s: %w", period, tenant, side.plan.Name, err)
+		}
+		lines, err := result.Lines()
+		if err != nil {
+			return fmt.Errorf("rate %s of %s under plan %s: %w", period, tenant, side.plan.Name, err)
+		}
+		for _, l := range lines {
+			if err := b.addLine(&l, flavors, side.of); err != nil {
+				return err
+			}
+			if *side.sum, err = side.sum.Add(l.Net); err != nil {
+				return err
+			}
+		}
+		b.leaks(tenant, side.name, result.Unrated)
+	}
+	b.ByTenant = append(b.ByTenant, row)
+	var err error
+	if b.Before, err = b.Before.Add(row.Before); err == nil {
+		b.After, err = b.After.Add(row.After)
+	}
+	return err
+}
+
+// addLine counts a line's shares where they belong.
+func (b *Backtest) addLine(l *rating.Line, flavors map[metering.ResourceID]string, side func(*Compared) *money.Amount) error {
+	for _, share := range l.Shares {
+		flavor := flavors[share.Resource]
+		if len(l.Rate.Where.Flavor) == 1 {
+			flavor = l.Rate.Where.Flavor[0]
+		}
+		for _, at := range []struct {
+			list *[]Compared
+			name string
+		}{{&b.ByFlavor, flavor}, {&b.ByMeter, string(l.Rate.Meter)}} {
+			sum := side(b.row(at.list, at.name))
+			var err error
+			if *sum, err = sum.Add(share.Net); err != nil {
+				return fmt.Errorf("sum up %s: %w", at.name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// row is the row of a name, in order.
+func (b *Backtest) row(list *[]Compared, name string) *Compared {
+	i, ok := slices.BinarySearchFunc(*list, name, func(c Compared, name string) int { return strings.Compare(c.Name, name) })
+	if !ok {
+		*list = slices.Insert(*list, i, Compared{name, money.Amount{Currency: b.Currency}, money.Amount{Currency: b.Currency}})
+	}
+	return &(*list)[i]
+}
+
+// leaks notes unrated usage, by meter and flavor.
+func (b *Backtest) leaks(tenant metering.TenantID, plan string, unrated []rating.Unrated) {
+	unrated = slices.Clone(unrated)
+	slices.SortStableFunc(unrated, func(a, b rating.Unrated) int {
+		return cmp.Or(strings.Compare(string(a.Meter), string(b.Meter)), strings.Compare(a.Labels.Flavor, b.Labels.Flavor),
+			strings.Compare(string(a.Resource), string(b.Resource)))
+	})
+	var latest metering.ResourceID
+	for i, u := range unrated {
+		if i == 0 || u.Meter != unrated[i-1].Meter || u.Labels.Flavor != unrated[i-1].Labels.Flavor {
+			b.Unrated = append(b.Unrated, Leak{Tenant: tenant, Plan: plan, Meter: u.Meter, Flavor: u.Labels.Flavor})
+			latest = ""
+		}
+		leak := &b.Unrated[len(b.Unrated)-1]
+		leak.Quantity = leak.Quantity.Add(u.Quantity)
+		if u.Resource != latest {
+			leak.Resources++
+			latest = u.Resource
+		}
+	}
+}
