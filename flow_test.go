@@ -469,31 +469,40 @@ func (w *world) eventually(what string, limit time.Duration, f func() error) {
 }
 
 // child is the process that the control plane runs with the given first argument.
-func (w *world) child(word string) int {
+func (w *world) child(word string) (pid int) {
 	w.t.Helper()
-	var found int
-	w.eventually("the "+word+" runs", 30*time.Second, func() error {
-		for pid, parent := range processes() {
-			cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-			if err == nil && parent == w.plane.Process.Pid && strings.Contains(string(cmdline), "\x00"+word+"\x00") {
-				found = pid
-				return nil
-			}
-		}
-		return errors.New("no such child")
+	w.eventually("the "+word+" runs", 30*time.Second, func() (err error) {
+		pid, err = w.findChild(word)
+		return err
 	})
-	return found
+	return pid
+}
+
+func (w *world) findChild(word string) (int, error) {
+	for pid, parent := range processes() {
+		cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err == nil && parent == w.plane.Process.Pid && strings.Contains(string(cmdline), "\x00"+word+"\x00") {
+			return pid, nil
+		}
+	}
+	return 0, errors.New("no such child")
 }
 
 // childOf is the one child of a process.
 func (w *world) childOf(parent int) int {
+	w.t.Helper()
+	pid, err := firstChild(parent)
+	w.must(err)
+	return pid
+}
+
+func firstChild(parent int) (int, error) {
 	for pid, p := range processes() {
 		if p == parent {
-			return pid
+			return pid, nil
 		}
 	}
-	w.t.Fatalf("process %d has no child", parent)
-	return 0
+	return 0, fmt.Errorf("process %d has no child", parent)
 }
 
 func (w *world) kill(pid int) {

@@ -1,0 +1,287 @@
+package usance_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/big"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/usance/usance/agent/agenttest"
+	"github.com/usance/usance/metering"
+	"github.com/usance/usance/metering/epochdb"
+	"github.com/usance/usance/metering/readingdb"
+	"github.com/usance/usance/metering/readingdb/embedded"
+	"github.com/usance/usance/portal"
+)
+
+var quietLog = slog.New(slog.DiscardHandler)
+
+// stores are the control plane's databases, looked at from outside.
+type stores struct {
+	readings *readingdb.Store
+	epochs   *epochdb.Store
+}
+
+func openStores(t *testing.T, data string) *stores {
+	t.Helper()
+	readings, err := readingdb.Open(t.Context(), embedded.Options(filepath.Join(data, "run", "clickhouse.sock")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { readings.Close() })
+	query := url.Values{"host": {filepath.Join(data, "run", "pg")}, "port": {"5432"}, "sslmode": {"disable"}}
+	pool, err := pgxpool.New(t.Context(), (&url.URL{Scheme: "postgres", User: url.User("usance"), Path: "/usance", RawQuery: query.Encode()}).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	return &stores{readings, epochdb.New(pool)}
+}
+
+// check compares everything with the truth, when all is at rest.
+func (c *chaos) check() *report {
+	c.t.Helper()
+	ctx := c.t.Context()
+	r := &report{said: slices.Concat(c.fallen, c.leaks), lost: len(c.fallen), leaks: len(c.leaks)}
+	totals, err := c.stores.readings.Totals(ctx, nil)
+	c.must(err)
+	known := map[metering.EpochID]bool{}
+	for _, h := range c.hosts {
+		for _, truth := range h.machine.Truths() {
+			known[truth.Epoch.ID] = true
+			h.checkEpoch(r, truth, totals[truth.Epoch.ID].Registers)
+		}
+		r.bodiesResent += h.resent
+		r.refusedRounds += h.said(fullSpool)
+	}
+	for epoch := range totals {
+		if !known[epoch] {
+			r.doubled++
+			r.say("epoch %s of %s never was", epoch, totals[epoch].Instance)
+		}
+	}
+	for _, tenant := range c.tenants {
+		c.checkInvoices(r, tenant.TenantID, totals)
+	}
+	c.checkReadings(r, totals)
+	c.countQuarantined(ctx, r)
+	return r
+}
+
+// times are the registers that follow from recorded changes of state, and are
+// exact.
+var times = []metering.Register{metering.RunningMS, metering.PausedMS, metering.VCPUMS, metering.MemoryMiBMS}
+
+// checkEpoch compares what was metered of an epoch with what it really consumed
+// and with what was durable on its host.
+func (h *chaosHost) checkEpoch(r *report, truth agenttest.Truth, metered metering.Registers) {
+	r.epochs++
+	id, flaw := truth.Epoch.ID, h.flaws[truth.Epoch.ID]
+	if short := h.durable[id].Sub(metered); !short.IsZero() {
+		r.lost++
+		r.say("epoch %s: %v was durable on %s and is not metered", id, named(short), h.name)
+	}
+	metered[metering.BridgedMS] = 0 // how the agent knows, not what was
+	if over := metered.Sub(truth.Registers); !over.IsZero() {
+		r.doubled++
+		r.say("epoch %s of %s on %s, flaw %d: metered %v more than the truth %v", id, truth.Epoch.Instance, h.name, flaw, named(over), named(truth.Registers))
+	}
+	short := truth.Registers.Sub(metered)
+	short[metering.MemoryUsedMiBMS] = 0 // it is not known before the first sample
+	switch {
+	case short.IsZero():
+		r.exact++
+		return
+	case h.last[id] && withoutTimes(short) != (metering.Registers{}):
+		r.lost++
+		r.say("epoch %s of %s on %s, flaw %d: counters that stood still are short by %v", id, truth.Epoch.Instance, h.name, flaw, named(short))
+		return
+	case flaw == unseen:
+		r.givenAway++
+		return
+	}
+	for _, register := range times {
+		if short[register] > 0 && flaw != forgotten {
+			r.lost++
+			r.say("epoch %s of %s on %s: %s is %d below the truth %d", id, truth.Epoch.Instance, h.name, register, short[register], truth.Registers[register])
+		}
+	}
+	given := givenAway(truth.Registers, short)
+	r.mostGiven = max(r.mostGiven, given)
+	if given > h.c.mostGiven() {
+		r.lost++
+		r.say("epoch %s of %s on %s, flaw %d: %v of counters are missing: %v", id, truth.Epoch.Instance, h.name, flaw, given, named(short))
+	}
+}
+
+func withoutTimes(r metering.Registers) metering.Registers {
+	for _, register := range times {
+		r[register] = 0
+	}
+	return r
+}
+
+// mostGiven is what an end may give away of counters: what they grew by since the
+// last round. Rounds come late on a machine that has better things to do.
+func (c *chaos) mostGiven() time.Duration { return 5 * c.interval }
+
+// givenAway is how long a domain that consumes steadily takes for what is missing.
+func givenAway(truth, short metering.Registers) (most time.Duration) {
+	for i, missing := range withoutTimes(short) {
+		if truth[i] > 0 {
+			share := float64(missing) / float64(truth[i]) * float64(truth[metering.RunningMS])
+			most = max(most, time.Duration(share)*time.Millisecond)
+		}
+	}
+	return most
+}
+
+func named(r metering.Registers) map[string]uint64 {
+	m := map[string]uint64{}
+	for i, v := range r {
+		if v > 0 {
+			m[metering.Register(i).String()] = v
+		}
+	}
+	return m
+}
+
+// invoicedIn is how many of a meter's base unit are one of the plan's unit.
+var invoicedIn = map[string]int64{"GB": 1e9, "thousand": 1000}
+
+// checkInvoices compares the sum of a tenant's invoices with what is metered of it.
+func (c *chaos) checkInvoices(r *report, tenant metering.TenantID, totals map[metering.EpochID]readingdb.Total) {
+	c.t.Helper()
+	invoiced := map[metering.Meter]*big.Rat{}
+	for _, number := range c.invoicesOf(tenant) {
+		var invoice portal.InvoiceJSON
+		c.must(c.call(c.operator, "GET", "/operator/invoices/"+number, nil, &invoice))
+		r.invoices++
+		for _, line := range invoice.Lines {
+			quantity, ok := new(big.Rat).SetString(line.Quantity)
+			if !ok {
+				c.t.Fatalf("quantity %q", line.Quantity)
+			}
+			quantity.Mul(quantity, new(big.Rat).SetInt64(max(1, invoicedIn[line.Unit])))
+			meter := metering.Meter(line.Meter)
+			if invoiced[meter] == nil {
+				invoiced[meter] = new(big.Rat)
+			}
+			invoiced[meter].Add(invoiced[meter], quantity)
+		}
+	}
+	for _, meter := range metering.RegisterMeters() {
+		var sum metering.Quantity
+		for _, total := range totals {
+			if total.Tenant == tenant {
+				sum = sum.Add(meter.Of(total.Registers))
+			}
+		}
+		metered, _ := new(big.Rat).SetString(sum.String())
+		got := invoiced[meter]
+		if got == nil {
+			got = new(big.Rat)
+		}
+		switch got.Cmp(metered) {
+		case -1:
+			r.lost++
+		case +1:
+			r.doubled++
+		default:
+			continue
+		}
+		r.say("%s of %s: invoiced %s, metered %s", meter, tenant, got.FloatString(3), metered.FloatString(3))
+	}
+}
+
+func (c *chaos) invoicesOf(tenant metering.TenantID) (numbers []string) {
+	c.t.Helper()
+	for after := ""; ; {
+		var page portal.List[portal.InvoiceJSON]
+		c.must(c.call(c.operator, "GET", fmt.Sprintf("/operator/tenants/%s/invoices?limit=100&after=%s", tenant, url.QueryEscape(after)), nil, &page))
+		for _, i := range page.Items {
+			numbers = append(numbers, i.Number)
+		}
+		if after = page.Next; after == "" {
+			return numbers
+		}
+	}
+}
+
+// checkReadings compares the totals with the raw readings, and counts those.
+func (c *chaos) checkReadings(r *report, totals map[metering.EpochID]readingdb.Total) {
+	c.t.Helper()
+	raw := map[metering.EpochID]metering.Registers{}
+	asked := map[metering.InstanceID]bool{}
+	for _, total := range totals {
+		if asked[total.Instance] {
+			continue
+		}
+		asked[total.Instance] = true
+		window := metering.Window{Start: time.Now().Add(-24 * time.Hour).UTC(), End: time.Now().Add(time.Hour).UTC()}
+		all, err := c.stores.readings.Readings(c.t.Context(), total.Tenant, total.Instance, window, 100_000)
+		c.must(err)
+		r.readings += len(all)
+		for _, reading := range all {
+			raw[reading.Epoch] = raw[reading.Epoch].Join(reading.Registers)
+		}
+	}
+	for epoch, total := range totals {
+		if raw[epoch] != total.Registers {
+			r.lost++
+			r.say("epoch %s: the total is %v, the largest reading %v", epoch, named(total.Registers), named(raw[epoch]))
+		}
+	}
+}
+
+// checkLeaks compares what runs with what is wanted and with what is metered,
+// while instances still run.
+func (c *chaos) checkLeaks() (leaks []string) {
+	c.t.Helper()
+	runs := map[metering.InstanceID]bool{}
+	for _, h := range c.hosts {
+		for _, truth := range h.machine.Truths() {
+			runs[truth.Epoch.Instance] = runs[truth.Epoch.Instance] || !truth.Ended
+		}
+	}
+	for _, i := range c.instances() {
+		if wanted := i.Desired == "running"; wanted != runs[i.ID] {
+			leaks = append(leaks, fmt.Sprintf("leak: %s is wanted %s, and that it runs is %v", i.ID, i.Desired, runs[i.ID]))
+		} else if wanted && (i.ReadAt == nil || time.Since(*i.ReadAt) > mostBehind+30*c.interval) {
+			leaks = append(leaks, fmt.Sprintf("leak: %s runs and was last read at %v", i.ID, i.ReadAt))
+		}
+		delete(runs, i.ID)
+	}
+	for id, running := range runs {
+		if running {
+			leaks = append(leaks, fmt.Sprintf("leak: %s runs and nobody wants it", id))
+		}
+	}
+	return leaks
+}
+
+// countQuarantined counts what was not accepted; all hosts are honest.
+func (c *chaos) countQuarantined(ctx context.Context, r *report) {
+	c.t.Helper()
+	for after := int64(0); ; {
+		page, err := c.stores.epochs.Quarantined(ctx, "", after, 1000)
+		c.must(err)
+		for _, q := range page {
+			after = q.ID
+			if q.AdmitAt.IsZero() {
+				r.quarantined++
+				r.say("quarantined: %s: %s", q.Reason, q.Detail)
+			}
+		}
+		if len(page) < 1000 {
+			return
+		}
+	}
+}

@@ -1,0 +1,255 @@
+package usance_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/usance/usance/agent"
+	"github.com/usance/usance/agent/agenttest"
+	"github.com/usance/usance/compute/hostapi"
+	"github.com/usance/usance/metering"
+)
+
+// A host of the chaos run is two processes. The machine (its domains, clocks and
+// true counters) is an agenttest.Host in the test; the agent is a process of its
+// own, this test binary started again, that reaches the machine through a unix
+// socket. So kill -9 of the agent is the real one for its spool, its state file
+// and its connections, and the truth outlives it.
+
+// machine serves an agenttest.Host on a unix socket.
+type machine struct {
+	*agenttest.Host
+	watching atomic.Int32 // agents that hear its events
+	samples  atomic.Int64 // passes over its counters so far
+	busy     atomic.Int64 // when it last told an agent an instant, ns since 1970
+}
+
+// answer is what a call of the machine returns: a value and an error may come together.
+type answer[T any] struct {
+	Value T
+	Error string
+}
+
+// order is the body of a stop and a delete.
+type order struct {
+	ID    metering.InstanceID
+	Grace time.Duration
+}
+
+// serve answers on the socket until the test ends.
+func (m *machine) serve(t *testing.T, socket string) {
+	t.Helper()
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	handle(mux, "/now", func(context.Context, struct{}) (agent.Instant, error) { return m.Now(), nil })
+	handle(mux, "/sample", func(ctx context.Context, _ struct{}) ([]agent.Sample, error) {
+		defer m.touch()
+		defer m.samples.Add(1)
+		return m.Sample(ctx)
+	})
+	handle(mux, "/domains", func(ctx context.Context, _ struct{}) ([]agent.Domain, error) { return m.Domains(ctx) })
+	handle(mux, "/start", func(ctx context.Context, s agent.Spec) (struct{}, error) { return struct{}{}, m.Start(ctx, s) })
+	handle(mux, "/stop", func(ctx context.Context, o order) (struct{}, error) { return struct{}{}, m.Stop(ctx, o.ID, o.Grace) })
+	handle(mux, "/delete", func(ctx context.Context, o order) (struct{}, error) { return struct{}{}, m.Delete(ctx, o.ID) })
+	mux.HandleFunc("/watch", m.serveEvents)
+	server := &http.Server{Handler: mux}
+	go server.Serve(l)
+	t.Cleanup(func() { server.Close() })
+}
+
+// handle serves one call; its body and its answer are JSON.
+func handle[In, Out any](mux *http.ServeMux, path string, f func(context.Context, In) (Out, error)) {
+	mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
+		var in In
+		if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		value, err := f(r.Context(), in)
+		a := answer[Out]{Value: value}
+		if err != nil {
+			a.Error = err.Error()
+		}
+		json.NewEncoder(w).Encode(a)
+	})
+}
+
+// serveEvents writes events, one JSON value each, until the agent is gone or the
+// hypervisor's daemon is.
+func (m *machine) serveEvents(w http.ResponseWriter, r *http.Request) {
+	m.watching.Add(1)
+	defer m.watching.Add(-1)
+	w.(http.Flusher).Flush()
+	var mu sync.Mutex
+	m.Watch(r.Context(), func(e agent.Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		defer m.touch()
+		json.NewEncoder(w).Encode(e)
+		w.(http.Flusher).Flush()
+	})
+}
+
+func (m *machine) touch() { m.busy.Store(time.Now().UnixNano()) }
+
+// quiet is how long no instant may have been told before the wall clock is
+// stepped. A real agent's instants carry the monotonic clock and are exact whenever a
+// step falls; through a socket they cannot, so none is under way then.
+const quiet = 150 * time.Millisecond
+
+// step moves the machine's wall clock. It gives up when the machine is not quiet for long.
+func (m *machine) step(d time.Duration) bool {
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if time.Since(time.Unix(0, m.busy.Load())) > quiet {
+			m.StepWall(d)
+			return true
+		}
+	}
+	return false
+}
+
+// remote is the machine as its agent's process sees it: an agent.Hypervisor.
+type remote struct{ http *http.Client }
+
+func newRemote(socket string) *remote {
+	return &remote{&http.Client{Transport: &http.Transport{
+		MaxIdleConnsPerHost: 16,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		},
+	}}}
+}
+
+func (r *remote) post(ctx context.Context, path string, in any) (*http.Response, error) {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://machine"+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	return r.http.Do(req)
+}
+
+func ask[Out any](ctx context.Context, r *remote, path string, in any) (out Out, err error) {
+	resp, err := r.post(ctx, path, in)
+	if err != nil {
+		return out, err
+	}
+	defer resp.Body.Close()
+	var a answer[Out]
+	if err := json.NewDecoder(resp.Body).Decode(&a); err != nil {
+		return out, fmt.Errorf("%s: %w", path, err)
+	}
+	if a.Error != "" {
+		err = errors.New(a.Error)
+	}
+	return a.Value, err
+}
+
+// now is the machine's clock. Without the machine the agent ends, as it would.
+func (r *remote) now() agent.Instant {
+	now, err := ask[agent.Instant](context.Background(), r, "/now", struct{}{})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "the machine is gone:", err)
+		os.Exit(1)
+	}
+	return now
+}
+
+func (r *remote) Sample(ctx context.Context) ([]agent.Sample, error) {
+	return ask[[]agent.Sample](ctx, r, "/sample", struct{}{})
+}
+
+func (r *remote) Domains(ctx context.Context) ([]agent.Domain, error) {
+	return ask[[]agent.Domain](ctx, r, "/domains", struct{}{})
+}
+
+func (r *remote) Start(ctx context.Context, s agent.Spec) error {
+	_, err := ask[struct{}](ctx, r, "/start", s)
+	return err
+}
+
+func (r *remote) Stop(ctx context.Context, id metering.InstanceID, grace time.Duration) error {
+	_, err := ask[struct{}](ctx, r, "/stop", order{id, grace})
+	return err
+}
+
+func (r *remote) Delete(ctx context.Context, id metering.InstanceID) error {
+	_, err := ask[struct{}](ctx, r, "/delete", order{ID: id})
+	return err
+}
+
+func (r *remote) Watch(ctx context.Context, f func(agent.Event)) error {
+	resp, err := r.post(ctx, "/watch", struct{}{})
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	for events := json.NewDecoder(resp.Body); ; {
+		var e agent.Event
+		if err := events.Decode(&e); err != nil {
+			if errors.Is(err, io.EOF) {
+				err = agenttest.ErrDown
+			}
+			return err
+		}
+		f(e)
+	}
+}
+
+// agentConfig is what the agent's process is told, as JSON in agentEnv.
+type agentConfig struct {
+	Server, Token, Dir, Name, Socket string
+	Interval                         time.Duration
+	SpoolBytes                       int64
+}
+
+const agentEnv = "USANCE_CHAOS_AGENT"
+
+// init makes this program an agent when it was started as one.
+func init() {
+	text := os.Getenv(agentEnv)
+	if text == "" {
+		return
+	}
+	if err := runAgent(text); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func runAgent(text string) error {
+	var cfg agentConfig
+	if err := json.Unmarshal([]byte(text), &cfg); err != nil {
+		return err
+	}
+	machine := newRemote(cfg.Socket)
+	a, err := agent.New(agent.Config{
+		Server: cfg.Server, Token: cfg.Token, DataDir: cfg.Dir, Name: cfg.Name,
+		Capacity:   hostapi.Capacity{VCPUs: 1000, MemoryMiB: 1 << 20, DiskMiB: 1 << 24},
+		Hypervisor: machine, Clock: machine.now, Interval: cfg.Interval, SpoolBytes: cfg.SpoolBytes,
+		Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+	})
+	if err != nil {
+		return err
+	}
+	return a.Run(context.Background())
+}
