@@ -128,10 +128,10 @@ func (s *server) createBacktest(w http.ResponseWriter, r *http.Request, _ caller
 func backtestJSON(plan, period string, b invoicing.Backtest, accounts int, next metering.TenantID) BacktestJSON {
 	j := BacktestJSON{Plan: plan, Period: period, Currency: string(b.Currency), Accounts: accounts, Before: b.Before.String(), After: b.After.String(),
 		ByFlavor: compared(b.ByFlavor), ByMeter: compared(b.ByMeter), Tenants: compared(b.ByTenant),
-		Unrated: make([]LeakJSON, len(b.Unrated)), Skipped: make([]SkippedJSON, len(b.Skipped)), Next: string(next)}
+		Unrated: make([]UnratedTotalJSON, len(b.Unrated)), Skipped: make([]SkippedJSON, len(b.Skipped)), Next: string(next)}
 	for i, l := range b.Unrated {
 		unit, _ := l.Meter.BaseUnit()
-		j.Unrated[i] = LeakJSON{l.Tenant, l.Plan, l.Meter, l.Flavor, l.Resources, l.Quantity.String(), unit}
+		j.Unrated[i] = UnratedTotalJSON{l.Tenant, l.Plan, l.Meter, l.Flavor, l.Resources, l.Quantity.String(), unit}
 	}
 	for i, k := range b.Skipped {
 		j.Skipped[i] = SkippedJSON(k)
