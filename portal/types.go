@@ -256,18 +256,18 @@ type CreateBacktest struct {
 // without tax. It is of one page of accounts; ?after=next goes on, and the sums
 // of all pages are those of the whole.
 type BacktestJSON struct {
-	Plan     string         `json:"plan"`
-	Period   string         `json:"period"`
-	Currency string         `json:"currency"`
-	Accounts int            `json:"accounts"` // how many there are on all pages, compared or not
-	Before   string         `json:"before"`
-	After    string         `json:"after"`
-	ByFlavor []ComparedJSON `json:"by_flavor"` // "" is what is pooled over a tenant
-	ByMeter  []ComparedJSON `json:"by_meter"`  // "" is minimum spend
-	Tenants  []ComparedJSON `json:"tenants"`
-	Unrated  []LeakJSON     `json:"unrated"`
-	Skipped  []SkippedJSON  `json:"skipped"`
-	Next     string         `json:"next,omitempty"`
+	Plan     string             `json:"plan"`
+	Period   string             `json:"period"`
+	Currency string             `json:"currency"`
+	Accounts int                `json:"accounts"` // how many there are on all pages, compared or not
+	Before   string             `json:"before"`
+	After    string             `json:"after"`
+	ByFlavor []ComparedJSON     `json:"by_flavor"` // "" is what is pooled over a tenant
+	ByMeter  []ComparedJSON     `json:"by_meter"`  // "" is minimum spend
+	Tenants  []ComparedJSON     `json:"tenants"`
+	Unrated  []UnratedTotalJSON `json:"unrated"`
+	Skipped  []SkippedJSON      `json:"skipped"`
+	Next     string             `json:"next,omitempty"`
 }
 
 // ComparedJSON is what a flavor, a meter or a tenant costs under both plans.
@@ -277,8 +277,8 @@ type ComparedJSON struct {
 	After  string `json:"after"`
 }
 
-// LeakJSON is usage of a tenant's resources that no rate of a plan fits.
-type LeakJSON struct {
+// UnratedTotalJSON is usage of a tenant's resources that no rate of a plan fits.
+type UnratedTotalJSON struct {
 	Tenant    metering.TenantID `json:"tenant"`
 	Plan      string            `json:"plan"` // before or after
 	Meter     metering.Meter    `json:"meter"`
@@ -349,4 +349,19 @@ type VoidJSON struct {
 	Counted    map[string]string   `json:"counted"` // the most the epoch counts for, opening reading included
 	Next       metering.EpochID    `json:"next"`    // the epoch that continues it
 	NextOpened time.Time           `json:"next_opened"`
+}
+
+// OperatorLeakJSON is a difference between what runs, what is wanted and what is billed.
+type OperatorLeakJSON struct {
+	ID      string            `json:"id"`
+	Kind    string            `json:"kind"`
+	Subject string            `json:"subject"` // what it is about: an instance, an epoch, a host and reason …
+	Tenant  metering.TenantID `json:"tenant,omitempty"`
+	Host    metering.HostID   `json:"host,omitempty"`
+	Since   time.Time         `json:"since"`
+	Detail  string            `json:"detail"`
+	Hourly  *Money            `json:"hourly"` // estimated; null when it cannot be said
+	Opened  time.Time         `json:"opened"`
+	Closed  *time.Time        `json:"closed"`        // null while it is open
+	Why     string            `json:"why,omitempty"` // it closed
 }

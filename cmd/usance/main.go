@@ -47,7 +47,7 @@ func commands() []command {
 		{name: "serve", summary: "run the control plane alone, with Postgres and ClickHouse servers of your own", run: serveCommand},
 		{name: "migrate", summary: "bring the schemas of both databases up to date", run: migrateCommand},
 		{name: "host", summary: "token, list, remove: the hosts", run: hostCommand},
-		{name: "plan", summary: "check, publish, list, show: price plans", run: planCommand},
+		{name: "plan", summary: "check, diff, backtest, publish, list, show: price plans", run: planCommand},
 		{name: "rate", summary: "rate a usage file under a plan file, offline", run: func(ctx context.Context, p program, args []string) int {
 			return rateCommand(ctx, args, p.stdout, p.stderr)
 		}},

@@ -7,13 +7,11 @@ import (
 	"fmt"
 	"io"
 	"net/url"
-	"os"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/usance/usance/metering"
 	"github.com/usance/usance/portal"
-	"github.com/usance/usance/rating/planfile"
 )
 
 // operation is one subcommand that calls the API of a running control plane.
@@ -135,71 +133,6 @@ func hostCommand(ctx context.Context, p program, args []string) int {
 	}, asOperator)
 }
 
-func planCommand(ctx context.Context, p program, args []string) int {
-	if len(args) > 0 && args[0] == "check" {
-		return planCheck(p, args[1:])
-	}
-	return p.operate(ctx, "plan", args, []operation{
-		{name: "check", args: "FILE", summary: "check a plan file, offline"},
-		{name: "publish", args: "FILE", arity: 1, summary: "publish a plan file as the next version", do: func(ctx context.Context, p program, c *apiClient, f *flag.FlagSet) error {
-			source, err := os.ReadFile(f.Arg(0))
-			if err != nil {
-				return err
-			}
-			var plan portal.PublishedPlan
-			if err := c.call(ctx, "POST", "/operator/plans", source, &plan); err != nil {
-				return err
-			}
-			fmt.Fprintf(p.stdout, "%s version %d, effective %s\n", plan.Plan, plan.Version, plan.Effective)
-			return nil
-		}},
-		{name: "list", summary: "list plans and versions", do: func(ctx context.Context, p program, c *apiClient, f *flag.FlagSet) error {
-			rows := [][]string{{"PLAN", "VERSION", "EFFECTIVE"}}
-			err := pages(ctx, c, "/operator/plans", func(v portal.PublishedPlan) {
-				rows = append(rows, []string{v.Plan, fmt.Sprint(v.Version), v.Effective})
-			})
-			if err != nil {
-				return err
-			}
-			return table(p.stdout, rows)
-		}},
-		{name: "show", args: "PLAN", arity: 1, summary: "print the newest version's source", do: func(ctx context.Context, p program, c *apiClient, f *flag.FlagSet) error {
-			var v portal.PlanSource
-			if err := c.call(ctx, "GET", "/operator/plans/"+url.PathEscape(f.Arg(0)), nil, &v); err != nil {
-				return err
-			}
-			fmt.Fprint(p.stdout, v.Source)
-			return nil
-		}},
-	}, asOperator)
-}
-
-// planCheck says what is wrong with a plan file before it is published.
-func planCheck(p program, args []string) int {
-	f := p.flags("plan check", "plan check FILE")
-	if code, ok := p.parse(f, args); !ok {
-		return code
-	}
-	if f.NArg() != 1 {
-		f.Usage()
-		return exitUsage
-	}
-	source, err := os.ReadFile(f.Arg(0))
-	if err != nil {
-		return p.fail("plan check", err)
-	}
-	plan, warnings, err := planfile.Parse(f.Arg(0), source)
-	for _, w := range warnings {
-		fmt.Fprintln(p.stderr, "warning:", w)
-	}
-	if err != nil {
-		fmt.Fprintln(p.stderr, err)
-		return exitUsage
-	}
-	fmt.Fprintf(p.stdout, "%s: plan %s, %d rates, no mistakes\n", f.Arg(0), plan.Name, len(plan.Rates))
-	return exitOK
-}
-
 func tenantCommand(ctx context.Context, p program, args []string) int {
 	var n portal.CreateTenant
 	var g portal.GrantCredit
@@ -260,9 +193,12 @@ func invoiceCommand(ctx context.Context, p program, args []string) int {
 			}
 			if closing.Invoice == nil {
 				fmt.Fprintln(p.stdout, "nothing to bill; what was metered is noted as closed")
-				return nil
+			} else {
+				printInvoice(p.stdout, *closing.Invoice)
 			}
-			printInvoice(p.stdout, *closing.Invoice)
+			for _, u := range closing.Unrated {
+				fmt.Fprintf(p.stdout, "UNRATED: %s %s of %s, %s, flavor %s: no rate fits, so it is free; correct the plan\n", u.Quantity, u.Unit, u.Meter, u.Resource, u.Flavor)
+			}
 			return nil
 		}},
 		{name: "list", args: "TENANT", arity: 1, summary: "list the tenant's invoices", do: func(ctx context.Context, p program, c *apiClient, f *flag.FlagSet) error {
