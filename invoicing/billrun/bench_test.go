@@ -1,11 +1,17 @@
 package billrun_test
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
+	"strings"
 	"testing"
 
 	"github.com/usance/usance/invoicing/billrun"
 	"github.com/usance/usance/metering"
+	"github.com/usance/usance/metering/allocdb"
+	"github.com/usance/usance/metering/readingdb/readingtest"
+	"github.com/usance/usance/rating/plandb"
 )
 
 // fleet is n tenants with one small instance each that ran for 10 hours.
@@ -43,6 +49,66 @@ func BenchmarkRefreshAccrued(b *testing.B) {
 	}
 	h.want("accrued", h.count(`SELECT count(*) FROM tenant_accrued WHERE amount = 750 AND burn_nano = 750000000`), 10_000)
 	b.ReportMetric(float64(b.N)*10_000/b.Elapsed().Seconds(), "tenants/s")
+}
+
+// BenchmarkAccruedOfInstances is the accrued cache of 10,000 instances of 1,000
+// tenants, with the query of the readings, their epochs and the books: what a
+// refresh takes. What is rebuilt from nothing are the same figures.
+func BenchmarkAccruedOfInstances(b *testing.B) {
+	const tenants, each = 1000, 10
+	store := readingtest.Store(b)
+	h := newHouse(b)
+	run, err := billrun.New(billrun.Config{
+		Books: h.books, Plans: plandb.New(h.pool), Epochs: h.epochs, Allocations: allocdb.New(h.pool), Readings: store,
+		Running: func(context.Context) ([]billrun.Running, error) { return h.running, nil }, Log: slog.New(slog.DiscardHandler),
+	})
+	h.check(err)
+	for _, statement := range []string{
+		`INSERT INTO accounts SELECT 'ten_' || n, 'EUR', 'standard', 'Europe/Berlin', 0, 'O', 0, '2026-10-02Z' FROM generate_series(1, $1::integer) AS n WHERE $2::integer > 0`,
+		`INSERT INTO tenant_accrued SELECT tenant, created, 0, 0, 0 FROM accounts WHERE $1::integer > 0 AND $2::integer > 0`,
+		`INSERT INTO epochs (id, tenant, instance, host, lease, start, opened_at, opening, flavor, image, region, host_class)
+		SELECT lpad(to_hex(n), 32, '0'), 'ten_' || n % $1::integer + 1, 'ins_' || n, 'hst_1', 1, 1, '2026-10-02Z', ARRAY[0],
+			CASE n % 2 WHEN 0 THEN 'small' ELSE 'large' END, 'test', '', ''
+		FROM generate_series(1, $1::integer * $2::integer) AS n`,
+	} {
+		_, err := h.pool.Exec(b.Context(), statement, tenants, each)
+		h.check(err)
+	}
+	all := &metering.Columns{}
+	when := at("2026-10-05 00:00")
+	for i := 1; i <= tenants*each; i++ {
+		tenant := metering.TenantID(fmt.Sprintf("ten_%d", i%tenants+1))
+		one := column(tenant, metering.EpochID(fmt.Sprintf("%032x", i)), when, 600, 10)
+		all.Tenant, all.Instance, all.Epoch = append(all.Tenant, string(tenant)), append(all.Instance, fmt.Sprintf("ins_%d", i)), append(all.Epoch, one.Epoch[0])
+		all.AtMS, all.ReceivedMS = append(all.AtMS, one.AtMS[0]), append(all.ReceivedMS, one.ReceivedMS[0])
+		for r := range all.Registers {
+			all.Registers[r] = append(all.Registers[r], one.Registers[r][0])
+		}
+		h.running = append(h.running, billrun.Running{Tenant: tenant, Labels: metering.Labels{Flavor: [...]string{"small", "large"}[i%2], Image: "test"}})
+	}
+	h.check(store.Insert(b.Context(), all))
+	figures := func() string {
+		var sum string
+		h.check(h.pool.QueryRow(b.Context(), `SELECT string_agg(tenant || ' ' || amount || ' ' || burn_nano, E'\n' ORDER BY tenant) FROM tenant_accrued`).Scan(&sum))
+		return sum
+	}
+	var first string
+	for b.Loop() {
+		h.check(run.RefreshAccrued(b.Context(), when))
+		b.StopTimer()
+		if first == "" {
+			first = figures()
+		} else if figures() != first {
+			b.Fatal("rebuilt from nothing, the figures are others")
+		}
+		_, err := h.pool.Exec(b.Context(), `UPDATE tenant_accrued SET as_of = '2026-10-02Z', amount = 0, burn_nano = 0`)
+		h.check(err)
+		b.StartTimer()
+	}
+	if strings.Count(first, "\n") != tenants-1 || strings.Contains(first, " 0") {
+		b.Fatal("some tenant owes nothing")
+	}
+	b.ReportMetric(float64(b.N)*tenants*each/b.Elapsed().Seconds(), "instances/s")
 }
 
 // BenchmarkOnce closes a month of 500 tenants, with an invoice each.
