@@ -260,3 +260,39 @@ func TestAllocationAt(t *testing.T) {
 		}
 	}
 }
+
+func TestMeasure(t *testing.T) {
+	at := func(h int) time.Time { return monthStart2026.Add(time.Duration(h) * time.Hour) }
+	small := Labels{Flavor: "small"}
+	epochs := []EpochRecord{
+		{Epoch: Epoch{ID: "a", Instance: "ins_a", Start: 1, Opening: Registers{RunningMS: 500}}, Labels: small},
+		{Epoch: Epoch{ID: "b", Instance: "ins_b", Start: 2}, Void: &Void{Cap: Registers{RunningMS: 1000}}},
+		{Epoch: Epoch{ID: "c", Instance: "ins_c", Start: 1}}, // without a reading
+	}
+	levels := map[EpochID][]Registers{
+		"a": {{}, {RunningMS: 1500, DiskReadOps: 3}, {RunningMS: 1500, DiskReadOps: 3, DiskWriteOps: 4}},
+		"b": {{RunningMS: 900}, {RunningMS: 5000}, {RunningMS: 6000}},
+	}
+	allocations := []Allocation{
+		{ID: "all_1", Resource: "ins_c", Meter: InstanceStopped, Amount: 1, Start: at(1)},
+		{ID: "all_2", Resource: "ins_c", Meter: InstanceStopped, Amount: 1, Start: at(-5), End: at(0)},
+	}
+	var got []Usage
+	for u := range Measure([]time.Time{at(0), at(1), at(2)}, epochs, levels, allocations) {
+		got = append(got, u)
+	}
+	first, second := Window{at(0), at(1)}, Window{at(1), at(2)}
+	want := []Usage{
+		{Resource: "ins_a", Meter: InstanceRunning, Window: first, Quantity: Thousandths(1000), Labels: small, Start: "1"},
+		{Resource: "ins_a", Meter: DiskOperations, Window: first, Quantity: Thousandths(3000), Labels: small, Start: "1"},
+		{Resource: "ins_a", Meter: DiskOperations, Window: second, Quantity: Thousandths(4000), Labels: small, Start: "1"},
+		{Resource: "ins_b", Meter: InstanceRunning, Window: first, Quantity: Thousandths(100), Start: "2"},
+		{Resource: "ins_c", Meter: InstanceStopped, Window: second, Quantity: Thousandths(3_600_000)},
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	for range Measure([]time.Time{at(0), at(1)}, epochs, levels, allocations) {
+		break // it stops
+	}
+}

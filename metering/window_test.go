@@ -132,3 +132,39 @@ func TestMonthsPartitionTime(t *testing.T) {
 		}
 	})
 }
+
+func TestDaysAndHours(t *testing.T) {
+	for _, test := range []struct {
+		name, zone, from, to string
+		days, hours          int    // instants
+		day                  string // the second instant of days
+	}{
+		{"a day", "UTC", "2026-11-01T00:00:00Z", "2026-11-02T00:00:00Z", 2, 25, "2026-11-02T00:00:00Z"},
+		{"within an hour", "UTC", "2026-11-01T00:10:00Z", "2026-11-01T00:20:00Z", 2, 2, "2026-11-01T00:20:00Z"},
+		{"over a local midnight", "Europe/Berlin", "2026-11-01T12:00:00Z", "2026-11-02T12:00:00Z", 3, 25, "2026-11-01T23:00:00Z"},
+		{"25 hours", "Europe/Berlin", "2026-10-24T22:00:00Z", "2026-10-25T23:00:00Z", 2, 26, "2026-10-25T23:00:00Z"},
+		{"hours at the half", "Asia/Kolkata", "2026-11-01T00:00:00Z", "2026-11-01T02:00:00Z", 2, 4, "2026-11-01T02:00:00Z"},
+		{"a day without midnight", "America/Asuncion", "2023-09-30T12:00:00Z", "2023-10-02T12:00:00Z", 4, 49, "2023-10-01T04:00:00Z"},
+		{"a day left out", "Pacific/Apia", "2011-12-29T12:00:00Z", "2011-12-31T12:00:00Z", 4, 49, "2011-12-30T10:00:00Z"},
+	} {
+		zone, err := time.LoadLocation(test.zone)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := Window{utc(test.from), utc(test.to)}
+		days, hours := w.Days(zone), w.Hours(zone)
+		if len(days) != test.days || len(hours) != test.hours || !days[1].Equal(utc(test.day)) {
+			t.Errorf("%s: days %v, %d hours; want %d, %s, %d", test.name, days, len(hours), test.days, test.day, test.hours)
+		}
+		for _, instants := range [][]time.Time{days, hours} {
+			if !instants[0].Equal(w.Start) || !instants[len(instants)-1].Equal(w.End) {
+				t.Errorf("%s: %v is not from end to end", test.name, instants)
+			}
+			for i := 1; i < len(instants); i++ {
+				if !instants[i].After(instants[i-1]) {
+					t.Errorf("%s: %v does not ascend", test.name, instants)
+				}
+			}
+		}
+	}
+}

@@ -79,6 +79,7 @@ func routes() []route {
 		{"POST", apiPrefix + "/operator/quarantine/{id}/accept", forOperator, (*server).acceptQuarantined},
 		{"POST", apiPrefix + "/operator/quarantine/{id}/reject", forOperator, (*server).rejectQuarantined},
 		{"POST", apiPrefix + "/operator/epochs/{id}/void", forOperator, (*server).voidEpoch},
+		{"GET", apiPrefix + "/operator/leaks", forOperator, (*server).listLeaks},
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/usance/usance/compute"
 	"github.com/usance/usance/compute/computedb"
 	"github.com/usance/usance/compute/hostapi"
+	"github.com/usance/usance/compute/leaks"
 	"github.com/usance/usance/compute/scheduler"
 	"github.com/usance/usance/invoicing"
 	"github.com/usance/usance/invoicing/billrun"
@@ -48,6 +49,8 @@ const (
 	accruedPeriod   = time.Minute
 	schedulerPeriod = 5 * time.Second
 	heldPeriod      = 5 * time.Second
+	leaksPeriod     = 30 * time.Second
+	auditPeriod     = 24 * time.Hour
 
 	// knownEpochs bounds what an agent without state is told; a host has few
 	// epochs that may still run.
@@ -182,6 +185,9 @@ func (p *plane) serve(ctx context.Context, cfg config, admission *pgxpool.Pool, 
 	s.run(ctx, func(ctx context.Context) {
 		repeat(ctx, p.log, "accrued", accruedPeriod, p.accrue, p.bills.RefreshAccrued)
 	})
+	watch := &leaks.Run{Compute: p.compute, Epochs: p.epochs, Allocations: p.allocations, Readings: p.readings, Hourly: p.hourly, Log: p.log}
+	s.run(ctx, func(ctx context.Context) { repeat(ctx, p.log, "leaks", leaksPeriod, nil, watch.Once) })
+	s.run(ctx, func(ctx context.Context) { repeat(ctx, p.log, "audit of readings", auditPeriod, nil, watch.Audit) })
 	silence := &scheduler.Run{Store: p.compute, Log: p.log}
 	s.run(ctx, func(ctx context.Context) { repeat(ctx, p.log, "silent hosts", schedulerPeriod, nil, silence.Once) })
 	s.run(ctx, func(ctx context.Context) {
@@ -341,6 +347,20 @@ func (p *plane) flavors(ctx context.Context, tenant metering.TenantID) ([]portal
 		list[i] = portal.NewFlavorJSON(f, v)
 	}
 	return list, nil
+}
+
+// hourly is what an hour of an instance of the flavor costs the tenant, in minor units.
+func (p *plane) hourly(ctx context.Context, tenant metering.TenantID, flavor string) (int64, string, error) {
+	account, err := p.books.Standing(ctx, tenant)
+	if err != nil {
+		return 0, "", err
+	}
+	burn, err := p.bills.Burn(ctx, tenant, metering.Labels{Flavor: flavor})
+	if err != nil {
+		return 0, "", err
+	}
+	hour, err := burn.Over(time.Hour, account.Currency)
+	return hour.Minor, string(account.Currency), err
 }
 
 // credit is admission's question to the books; see startPlane on its connections.

@@ -37,7 +37,6 @@ func (s *Store) Observe(ctx context.Context, host metering.HostID, status hostap
 		o.Since = o.Since.Add(-ahead).UTC().Truncate(time.Microsecond)
 		said[o.ID] = o
 	}
-	status.Instances = nil // what is kept of the report
 	if !(compute.Capacity{}).Fits(status.Capacity) {
 		return fmt.Errorf("report of host %s: %w: it offers %+v", host, compute.ErrInvalid, status.Capacity)
 	}
@@ -45,12 +44,18 @@ func (s *Store) Observe(ctx context.Context, host metering.HostID, status hostap
 		if _, err := tx.Exec(ctx, lockHostSQL, host); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, heartbeatSQL, host, received, status.Capacity.VCPUs, status.Capacity.MemoryMiB,
+		rows, _ := tx.Query(ctx, onHostSQL, host)
+		placed, err := pgx.CollectRows(rows, scanInstance)
+		if err != nil {
+			return err
+		}
+		status.Instances = strays(said, placed) // what is kept of the report
+		_, err = tx.Exec(ctx, heartbeatSQL, host, received, status.Capacity.VCPUs, status.Capacity.MemoryMiB,
 			status.Capacity.DiskMiB, status.FullReading, status)
 		if err != nil {
 			return err
 		}
-		return s.observe(ctx, tx, host, said, received)
+		return s.observe(ctx, tx, host, placed, said, received)
 	})
 	if err != nil {
 		return fmt.Errorf("report of host %s: %w", host, err)
@@ -59,12 +64,7 @@ func (s *Store) Observe(ctx context.Context, host metering.HostID, status hostap
 }
 
 // observe applies what was said to the instances of a locked host.
-func (s *Store) observe(ctx context.Context, tx pgx.Tx, host metering.HostID, said map[metering.InstanceID]compute.Observation, received time.Time) error {
-	rows, _ := tx.Query(ctx, onHostSQL, host)
-	instances, err := pgx.CollectRows(rows, scanInstance)
-	if err != nil {
-		return err
-	}
+func (s *Store) observe(ctx context.Context, tx pgx.Tx, host metering.HostID, instances []compute.Instance, said map[metering.InstanceID]compute.Observation, received time.Time) error {
 	news := false // whether what is desired of the host changes
 	for _, in := range instances {
 		o, ok := said[in.ID]
@@ -178,5 +178,5 @@ func (s *Store) releaseRemoved(ctx context.Context, tx pgx.Tx, host metering.Hos
 			}
 		}
 	}
-	return s.observe(ctx, tx, host, said, now)
+	return s.observe(ctx, tx, host, instances, said, now)
 }

@@ -153,6 +153,25 @@ func (s *Store) OfTenants(ctx context.Context, tenants []metering.TenantID, wind
 	return all, nil
 }
 
+const heldSQL = `
+SELECT id, tenant, resource, meter, flavor, image, region, host_class, amount, started_at, ended_at
+FROM allocations
+WHERE meter = $1 AND ended_at IS NULL
+ORDER BY id`
+
+// Held returns the open allocations of a meter, of all tenants, by id.
+func (s *Store) Held(ctx context.Context, meter metering.Meter) ([]metering.Allocation, error) {
+	rows, err := s.pool.Query(ctx, heldSQL, meter)
+	if err != nil {
+		return nil, fmt.Errorf("open allocations of %s: %w", meter, err)
+	}
+	all, err := pgx.CollectRows(rows, scan)
+	if err != nil {
+		return nil, fmt.Errorf("open allocations of %s: %w", meter, err)
+	}
+	return all, nil
+}
+
 func scan(row pgx.CollectableRow) (a metering.Allocation, err error) {
 	var end *time.Time
 	l := &a.Labels

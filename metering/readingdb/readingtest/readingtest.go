@@ -57,7 +57,31 @@ var databases atomic.Int64
 // when libchdb is missing and skips it under -short.
 func Store(t testing.TB) *readingdb.Store {
 	t.Helper()
-	s, err := readingdb.Open(t.Context(), Options(t))
+	return open(t, Options(t))
+}
+
+// Breakable is Store with a function that executes a statement in its database,
+// for what the store itself never does.
+func Breakable(t testing.TB) (*readingdb.Store, func(statement string)) {
+	t.Helper()
+	options := Options(t)
+	s := open(t, options)
+	conn, err := clickhouse.Open(options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return s, func(statement string) {
+		t.Helper()
+		if err := conn.Exec(context.Background(), statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func open(t testing.TB, options *clickhouse.Options) *readingdb.Store {
+	t.Helper()
+	s, err := readingdb.Open(t.Context(), options)
 	if err != nil {
 		t.Fatal(err)
 	}
