@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/term"
 
+	"github.com/usance/usance/metering"
 	"github.com/usance/usance/portal"
 	"github.com/usance/usance/rating/money"
 )
@@ -265,8 +266,8 @@ func backtestTable(out io.Writer, b portal.BacktestJSON) error {
 	if err := table(out, rows); err != nil {
 		return err
 	}
-	for _, u := range b.Unrated {
-		fmt.Fprintf(out, "UNRATED %s: %s %s of %s, tenant %s, flavor %s, %d resources\n", u.Plan, u.Quantity, u.Unit, u.Meter, u.Tenant, u.Flavor, u.Resources)
+	if err := unratedTable(out, b.Unrated); err != nil {
+		return err
 	}
 	for _, s := range b.Skipped {
 		fmt.Fprintf(out, "skipped %s: %s\n", s.Tenant, s.Reason)
@@ -275,6 +276,43 @@ func backtestTable(out io.Writer, b portal.BacktestJSON) error {
 		fmt.Fprintf(out, "No tenant is on a plan named %s; --all compares every tenant, --tenant one.\n", b.Plan)
 	}
 	return nil
+}
+
+// unratedTable sums up over tenants what no rate fits, before and after.
+func unratedTable(out io.Writer, all []portal.UnratedTotalJSON) error {
+	if len(all) == 0 {
+		return nil
+	}
+	type sum struct {
+		portal.UnratedTotalJSON
+		tenants  int
+		quantity metering.Quantity
+	}
+	var sums []sum
+	for _, u := range all {
+		quantity, err := metering.ParseQuantity(u.Quantity)
+		if err != nil {
+			return err
+		}
+		i := slices.IndexFunc(sums, func(s sum) bool { return s.Plan == u.Plan && s.Meter == u.Meter && s.Flavor == u.Flavor })
+		if i < 0 {
+			i = len(sums)
+			sums = append(sums, sum{UnratedTotalJSON: u})
+			sums[i].Resources = 0
+		}
+		sums[i].tenants++
+		sums[i].Resources += u.Resources
+		sums[i].quantity = sums[i].quantity.Add(quantity)
+	}
+	slices.SortStableFunc(sums, func(a, b sum) int {
+		return cmp.Or(cmp.Compare(b.Plan, a.Plan), cmp.Compare(a.Meter, b.Meter), cmp.Compare(a.Flavor, b.Flavor)) // "before" first
+	})
+	fmt.Fprint(out, "\nUNRATED, and so free, because no rate fits; a price of 0 says that this is meant:\n")
+	rows := [][]string{{"", "METER", "FLAVOR", "TENANTS", "RESOURCES", "QUANTITY", "UNIT"}}
+	for _, s := range sums {
+		rows = append(rows, []string{s.Plan, string(s.Meter), s.Flavor, fmt.Sprint(s.tenants), fmt.Sprint(s.Resources), s.quantity.String(), s.Unit})
+	}
+	return table(out, rows)
 }
 
 // changedRow is a row with what it costs more.

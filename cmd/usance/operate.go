@@ -196,10 +196,7 @@ func invoiceCommand(ctx context.Context, p program, args []string) int {
 			} else {
 				printInvoice(p.stdout, *closing.Invoice)
 			}
-			for _, u := range closing.Unrated {
-				fmt.Fprintf(p.stdout, "UNRATED: %s %s of %s, %s, flavor %s: no rate fits, so it is free; correct the plan\n", u.Quantity, u.Unit, u.Meter, u.Resource, u.Flavor)
-			}
-			return nil
+			return printUnrated(p.stdout, closing.Unrated)
 		}},
 		{name: "list", args: "TENANT", arity: 1, summary: "list the tenant's invoices", do: func(ctx context.Context, p program, c *apiClient, f *flag.FlagSet) error {
 			rows := [][]string{{"INVOICE", "ISSUED", "UNTIL", "GROSS", "DUE", ""}}
@@ -233,6 +230,19 @@ func printInvoice(out io.Writer, i portal.InvoiceJSON) {
 	}
 	w.Flush()
 	fmt.Fprintf(out, "\nNet %s, tax %s, total %s %s; credit applied %s, due %s %s\n", i.Net, i.Tax, i.Gross, i.Currency, i.Credit, i.Due, i.Currency)
+}
+
+// printUnrated warns of what a closing billed nothing for.
+func printUnrated(out io.Writer, unrated []portal.UnratedJSON) error {
+	if len(unrated) == 0 {
+		return nil
+	}
+	fmt.Fprint(out, "\nUNRATED, and so free, because no rate of the plan fits; a price of 0 says that this is meant:\n")
+	rows := [][]string{{"RESOURCE", "FLAVOR", "METER", "QUANTITY", "UNIT"}}
+	for _, u := range unrated {
+		rows = append(rows, []string{string(u.Resource), u.Flavor, string(u.Meter), u.Quantity, u.Unit})
+	}
+	return table(out, rows)
 }
 
 func instanceCommand(ctx context.Context, p program, args []string) int {
