@@ -54,6 +54,10 @@ func commands() []command {
 		{name: "tenant", summary: "create, list, credit, token: the tenants", run: tenantCommand},
 		{name: "invoice", summary: "close, list, show: a tenant's invoices", run: invoiceCommand},
 		{name: "instance", summary: "list, create, show, start, stop, delete: a tenant's VMs", run: instanceCommand},
+		{name: "usage", summary: "what a tenant's resources used, down to the readings", run: usageCommand},
+		{name: "quarantine", summary: "list, accept, reject: readings that were not accepted", run: quarantineCommand},
+		{name: "epoch", summary: "void: take back readings of an epoch", run: epochCommand},
+		{name: "leak", summary: "list: what runs, is wanted and is billed, where they differ", run: leakCommand},
 		{name: "version", summary: "print the version", run: versionCommand},
 		{name: postgresChild, hidden: true, run: postgresChildCommand},
 		{name: clickhouseChild, hidden: true, run: clickhouseChildCommand},
@@ -82,7 +86,7 @@ func run(ctx context.Context, p program, args []string) int {
 	fmt.Fprint(p.stdout, "Usance meters and bills virtual machines.\n\nUsage: usance COMMAND [flags]; usance COMMAND -h lists a command's flags.\n\n")
 	for _, c := range all {
 		if !c.hidden {
-			fmt.Fprintf(p.stdout, "  %-9s %s\n", c.name, c.summary)
+			fmt.Fprintf(p.stdout, "  %-10s %s\n", c.name, c.summary)
 		}
 	}
 	return exitOK

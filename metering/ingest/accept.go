@@ -70,6 +70,6 @@ func (h *Handler) acceptable(ctx context.Context, q Quarantined) (standing, erro
 }
 
 // Forget has the handler read an epoch anew: after it was voided, lest readings
-// count for it a minute longer. Those that did would be given away if they were
-// the last of the epoch's life.
+// count for it a minute longer, as they do where another replica takes them. Those
+// that did are given away if they were the last of the epoch's life.
 func (h *Handler) Forget(epoch metering.EpochID) { h.known.forget(epoch) }

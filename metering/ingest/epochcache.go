@@ -1,6 +1,8 @@
 package ingest
 
 import (
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -46,11 +48,15 @@ func (c *epochCache) put(e cachedEpoch) {
 	c.add(e)
 }
 
+// forget drops an epoch, and those that it replaces. It looks at all of them.
 func (c *epochCache) forget(id metering.EpochID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.young, id)
-	delete(c.old, id)
+	of := func(_ metering.EpochID, e cachedEpoch) bool {
+		return e.record.ID == id || slices.ContainsFunc(e.next, func(next metering.EpochRecord) bool { return next.ID == id })
+	}
+	maps.DeleteFunc(c.young, of)
+	maps.DeleteFunc(c.old, of)
 }
 
 func (c *epochCache) add(e cachedEpoch) {
