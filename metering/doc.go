@@ -30,6 +30,16 @@
 // W: it is late usage of the next invoice, neither lost nor billed twice. Taking
 // readings away changes the sum only if the last one is among them.
 //
+// # Taking readings back
+//
+// A maximum has no undo. When an operator voids an epoch from an instant on, it
+// counts for no more than R(e, that instant), and what its agent goes on to send
+// counts for a replacing epoch, whose opening reading is the latest one that was
+// taken back. So nothing is deleted, the rule above holds for both epochs, and
+// usage is at most the truth: an error that stays in a register is in the opening
+// reading and in every later one. W is never lowered: an invoice too high is
+// credited. See Void.
+//
 // # What was not chosen, and what it would have cost
 //
 //   - Deltas ("used since last time"). A batch whose acknowledgement is lost is
