@@ -39,6 +39,10 @@ func TestPreviewAPI(t *testing.T) {
 	if v.Hours != nil || !v.Start.Equal(month.Start) || v.Lines[0].Quantity != strings.TrimSuffix(month.Length().String(), "h0m0s") {
 		t.Errorf("always: %+v", v)
 	}
+	monthly := v.Net + "&nbsp;EUR for a month of running, 0.00&nbsp;EUR when stopped, without traffic and tax"
+	if body := string(w.page(c.browser, "/instances").body); !strings.Contains(body, monthly) {
+		t.Errorf("the form does not say %q", monthly)
+	}
 	for query, status := range map[string]int{"": http.StatusUnprocessableEntity, "?flavor=huge": http.StatusUnprocessableEntity,
 		"?flavor=small&hours=746": http.StatusBadRequest, "?flavor=small&hours=x": http.StatusBadRequest} {
 		if got := w.api(c.token, "GET", "/preview"+query, nil); got.status != status {

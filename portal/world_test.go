@@ -33,6 +33,7 @@ import (
 	"github.com/usance/usance/metering/trust"
 	"github.com/usance/usance/portal"
 	"github.com/usance/usance/portal/identity"
+	"github.com/usance/usance/rating"
 	"github.com/usance/usance/rating/money"
 	"github.com/usance/usance/rating/plandb"
 	"github.com/usance/usance/sql/sqltest"
@@ -96,8 +97,12 @@ func newWorld(t testing.TB) *world {
 		Identity: w.people, Compute: w.compute, Readings: w.readings, Epochs: w.epochs, Plans: plans, Invoices: w.books, Bills: w.bills,
 		Allocations: allocdb.New(w.pool), Trust: w.trust,
 		Accrued: w.accrued, Cut: w.cut, CreateTenant: w.createTenant, GrantCredit: w.grantCredit,
-		Flavors: func(context.Context, metering.TenantID) ([]portal.FlavorJSON, error) {
-			return []portal.FlavorJSON{{Name: "small", VCPUs: 1, MemoryMiB: 256, DiskMiB: 1024, Hourly: &portal.Money{Amount: "6.00", Currency: "EUR"}}}, nil
+		Flavors: func(ctx context.Context, tenant metering.TenantID) ([]portal.FlavorJSON, error) {
+			v, err := w.bills.Preview(ctx, tenant, rating.Planned{Labels: metering.Labels{Flavor: "small"}, Running: rating.Always})
+			if err != nil {
+				return nil, err
+			}
+			return []portal.FlavorJSON{portal.NewFlavorJSON(rating.Flavor{Name: "small", VCPUs: 1, MemoryMiB: 256, DiskMiB: 1024}, v)}, nil
 		},
 		JoinToken: func(ctx context.Context) (portal.TokenJSON, error) {
 			secret, err := w.compute.MintToken(ctx)
