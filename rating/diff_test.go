@@ -11,6 +11,7 @@ import (
 	"github.com/usance/usance/metering"
 	"github.com/usance/usance/rating"
 	"github.com/usance/usance/rating/planfile"
+	"github.com/usance/usance/rating/presets"
 )
 
 const diffPlan = `plan: p
@@ -94,6 +95,25 @@ func TestDiff(t *testing.T) {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestDiffOfPresets: what is the same has no differences, and all others have some.
+func TestDiffOfPresets(t *testing.T) {
+	for _, a := range presets.Names() {
+		for _, b := range presets.Names() {
+			older, err := presets.Plan(a)
+			if err != nil {
+				t.Fatal(err)
+			}
+			newer, err := presets.Plan(b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if changes := rating.Diff(older, newer); (len(changes) == 0) != (a == b) {
+				t.Errorf("from %s to %s: %v", a, b, changes)
+			}
+		}
 	}
 }
 
