@@ -14,7 +14,10 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/usance/usance/agent/agenttest"
+	"github.com/usance/usance/compute/computedb"
+	"github.com/usance/usance/compute/leaks"
 	"github.com/usance/usance/metering"
+	"github.com/usance/usance/metering/allocdb"
 	"github.com/usance/usance/metering/epochdb"
 	"github.com/usance/usance/metering/readingdb"
 	"github.com/usance/usance/metering/readingdb/embedded"
@@ -27,6 +30,7 @@ var quietLog = slog.New(slog.DiscardHandler)
 type stores struct {
 	readings *readingdb.Store
 	epochs   *epochdb.Store
+	leaks    *leaks.Run
 }
 
 func openStores(t *testing.T, data string) *stores {
@@ -42,14 +46,18 @@ func openStores(t *testing.T, data string) *stores {
 		t.Fatal(err)
 	}
 	t.Cleanup(pool.Close)
-	return &stores{readings, epochdb.New(pool)}
+	s := &stores{readings: readings, epochs: epochdb.New(pool)}
+	s.leaks = &leaks.Run{Compute: computedb.New(pool, computedb.Config{Log: quietLog}), Epochs: s.epochs, Allocations: allocdb.New(pool),
+		Readings: readings, Log: quietLog, Hourly: func(context.Context, metering.TenantID, string) (int64, string, error) { return 0, "EUR", nil }}
+	return s
 }
 
 // check compares everything with the truth, when all is at rest.
 func (c *chaos) check() *report {
 	c.t.Helper()
 	ctx := c.t.Context()
-	r := &report{said: slices.Concat(c.fallen, c.leaks), lost: len(c.fallen), leaks: len(c.leaks)}
+	open := slices.Concat(c.leaks, c.openLeaks())
+	r := &report{said: slices.Concat(c.fallen, open), lost: len(c.fallen), leaks: len(open)}
 	totals, err := c.stores.readings.Totals(ctx, nil)
 	c.must(err)
 	known := map[metering.EpochID]bool{}
@@ -223,9 +231,11 @@ func (c *chaos) invoicesOf(tenant metering.TenantID) (numbers []string) {
 	}
 }
 
-// checkReadings compares the totals with the raw readings, and counts those.
+// checkReadings compares totals and slots with the raw readings, and counts those.
 func (c *chaos) checkReadings(r *report, totals map[metering.EpochID]readingdb.Total) {
 	c.t.Helper()
+	now := time.Now().UTC().Truncate(metering.SlotLength)
+	window := metering.Window{Start: now.Add(-24 * time.Hour), End: now.Add(time.Hour)}
 	raw := map[metering.EpochID]metering.Registers{}
 	asked := map[metering.InstanceID]bool{}
 	for _, total := range totals {
@@ -233,7 +243,6 @@ func (c *chaos) checkReadings(r *report, totals map[metering.EpochID]readingdb.T
 			continue
 		}
 		asked[total.Instance] = true
-		window := metering.Window{Start: time.Now().Add(-24 * time.Hour).UTC(), End: time.Now().Add(time.Hour).UTC()}
 		all, err := c.stores.readings.Readings(c.t.Context(), total.Tenant, total.Instance, window, 100_000)
 		c.must(err)
 		r.readings += len(all)
@@ -247,12 +256,19 @@ func (c *chaos) checkReadings(r *report, totals map[metering.EpochID]readingdb.T
 			r.say("epoch %s: the total is %v, the largest reading %v", epoch, named(total.Registers), named(raw[epoch]))
 		}
 	}
+	differ, err := c.stores.readings.Differences(c.t.Context(), window)
+	c.must(err)
+	for _, d := range differ {
+		r.lost++
+		r.say("slots and readings differ: %+v", d)
+	}
 }
 
 // checkLeaks compares what runs with what is wanted and with what is metered,
 // while instances still run.
-func (c *chaos) checkLeaks() (leaks []string) {
+func (c *chaos) checkLeaks() (found []string) {
 	c.t.Helper()
+	found = c.openLeaks()
 	runs := map[metering.InstanceID]bool{}
 	for _, h := range c.hosts {
 		for _, truth := range h.machine.Truths() {
@@ -261,18 +277,30 @@ func (c *chaos) checkLeaks() (leaks []string) {
 	}
 	for _, i := range c.instances() {
 		if wanted := i.Desired == "running"; wanted != runs[i.ID] {
-			leaks = append(leaks, fmt.Sprintf("leak: %s is wanted %s, and that it runs is %v", i.ID, i.Desired, runs[i.ID]))
+			found = append(found, fmt.Sprintf("leak: %s is wanted %s, and that it runs is %v", i.ID, i.Desired, runs[i.ID]))
 		} else if wanted && (i.ReadAt == nil || time.Since(*i.ReadAt) > mostBehind+30*c.interval) {
-			leaks = append(leaks, fmt.Sprintf("leak: %s runs and was last read at %v", i.ID, i.ReadAt))
+			found = append(found, fmt.Sprintf("leak: %s runs and was last read at %v", i.ID, i.ReadAt))
 		}
 		delete(runs, i.ID)
 	}
 	for id, running := range runs {
 		if running {
-			leaks = append(leaks, fmt.Sprintf("leak: %s runs and nobody wants it", id))
+			found = append(found, fmt.Sprintf("leak: %s runs and nobody wants it", id))
 		}
 	}
-	return leaks
+	return found
+}
+
+// openLeaks are those that the control plane itself finds now.
+func (c *chaos) openLeaks() (open []string) {
+	c.t.Helper()
+	c.must(c.stores.leaks.Once(c.t.Context(), time.Now()))
+	var list portal.List[portal.OperatorLeakJSON]
+	c.must(c.call(c.operator, "GET", "/operator/leaks", nil, &list))
+	for _, l := range list.Items {
+		open = append(open, fmt.Sprintf("leak: %+v", l))
+	}
+	return open
 }
 
 // countQuarantined counts what was not accepted; all hosts are honest.
