@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/usance/usance/invoicing/billrun"
 	"github.com/usance/usance/metering"
@@ -51,11 +52,9 @@ func BenchmarkRefreshAccrued(b *testing.B) {
 	b.ReportMetric(float64(b.N)*10_000/b.Elapsed().Seconds(), "tenants/s")
 }
 
-// BenchmarkAccruedOfInstances is the accrued cache of 10,000 instances of 1,000
-// tenants, with the query of the readings, their epochs and the books: what a
-// refresh takes. What is rebuilt from nothing are the same figures.
-func BenchmarkAccruedOfInstances(b *testing.B) {
-	const tenants, each = 1000, 10
+// onClickHouse is a house whose tenants have some instances each, small and large,
+// that ran for 10 hours by readings in ClickHouse, and a run on it.
+func onClickHouse(b *testing.B, tenants, each int) (*house, *billrun.Run) {
 	store := readingtest.Store(b)
 	h := newHouse(b)
 	run, err := billrun.New(billrun.Config{
@@ -87,6 +86,16 @@ func BenchmarkAccruedOfInstances(b *testing.B) {
 		h.running = append(h.running, billrun.Running{Tenant: tenant, Labels: metering.Labels{Flavor: [...]string{"small", "large"}[i%2], Image: "test"}})
 	}
 	h.check(store.Insert(b.Context(), all))
+	return h, run
+}
+
+// BenchmarkAccruedOfInstances is the accrued cache of 10,000 instances of 1,000
+// tenants, with the query of the readings, their epochs and the books: what a
+// refresh takes. What is rebuilt from nothing are the same figures.
+func BenchmarkAccruedOfInstances(b *testing.B) {
+	const tenants, each = 1000, 10
+	h, run := onClickHouse(b, tenants, each)
+	when := at("2026-10-05 00:00")
 	figures := func() string {
 		var sum string
 		h.check(h.pool.QueryRow(b.Context(), `SELECT string_agg(tenant || ' ' || amount || ' ' || burn_nano, E'\n' ORDER BY tenant) FROM tenant_accrued`).Scan(&sum))
@@ -107,6 +116,24 @@ func BenchmarkAccruedOfInstances(b *testing.B) {
 	}
 	if strings.Count(first, "\n") != tenants-1 || strings.Contains(first, " 0") {
 		b.Fatal("some tenant owes nothing")
+	}
+	b.ReportMetric(float64(b.N)*tenants*each/b.Elapsed().Seconds(), "instances/s")
+}
+
+// BenchmarkBacktest tries a plan on a month of 2,000 instances of 200 tenants.
+func BenchmarkBacktest(b *testing.B) {
+	const tenants, each = 200, 10
+	h, run := onClickHouse(b, tenants, each)
+	trial := billrun.Trial{Plan: parse(b, dearer), Year: 2026, Month: time.October}
+	for b.Loop() {
+		done := 0
+		for next, last := metering.TenantID(""), false; !last; last = next == "" {
+			page, after, err := run.Backtest(b.Context(), trial, at("2026-11-05 00:00"), next, 50)
+			h.check(err)
+			done += len(page.ByTenant)
+			next = after
+		}
+		h.want("tenants", done, tenants)
 	}
 	b.ReportMetric(float64(b.N)*tenants*each/b.Elapsed().Seconds(), "instances/s")
 }
