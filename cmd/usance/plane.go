@@ -9,15 +9,11 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/usance/usance/compute"
 	"github.com/usance/usance/compute/computedb"
 	"github.com/usance/usance/compute/hostapi"
 	"github.com/usance/usance/compute/leaks"
@@ -33,7 +29,6 @@ import (
 	"github.com/usance/usance/metering/trust"
 	"github.com/usance/usance/portal"
 	"github.com/usance/usance/portal/identity"
-	"github.com/usance/usance/rating"
 	"github.com/usance/usance/rating/plandb"
 	"github.com/usance/usance/sql"
 )
@@ -83,7 +78,6 @@ type plane struct {
 	bills       *billrun.Run
 	trust       *trust.Run
 	images      hostapi.Images
-	accrue      chan struct{} // pokes the refresh of the accrued cache
 }
 
 // startPlane locks the data folder, opens both databases, brings their schemas
@@ -158,8 +152,8 @@ func newPlane(log *slog.Logger, data *dataFolder, pool, admission *pgxpool.Pool,
 	if err != nil {
 		return nil, err
 	}
-	p := &plane{log: log, data: data, ca: ca, readings: readings, epochs: epochdb.New(pool), allocations: allocdb.New(pool), plans: plandb.New(pool), books: books, people: people,
-		images: hostapi.Images{Roots: []string{data.path("images"), imageRoot}}, accrue: make(chan struct{}, 1)}
+	p := &plane{log: log, data: data, ca: ca, readings: readings, epochs: epochdb.New(pool), allocations: allocdb.New(pool), plans: plandb.New(pool),
+		books: books, people: people, images: hostapi.Images{Roots: []string{data.path("images"), imageRoot}}}
 	p.compute = computedb.New(admission, computedb.Config{Flavor: p.flavor, Image: p.images.Find, Credit: p.credit, Log: log})
 	p.bills, err = billrun.New(billrun.Config{Books: books, Plans: p.plans, Epochs: p.epochs, Allocations: p.allocations,
 		Readings: readings, Running: p.running, Settle: settle, Log: log})
@@ -181,19 +175,7 @@ func (p *plane) serve(ctx context.Context, cfg config, admission *pgxpool.Pool, 
 	p.trust = &trust.Run{Epochs: p.epochs, Readings: p.readings, Ingest: take, Log: p.log}
 	watcher := computedb.NewWatcher(admission, p.log)
 	s.run(ctx, func(ctx context.Context) { watcher.Run(ctx) })
-	s.run(ctx, func(ctx context.Context) { repeat(ctx, p.log, "close periods", billrunPeriod, nil, p.bills.Once) })
-	s.run(ctx, func(ctx context.Context) {
-		repeat(ctx, p.log, "accrued", accruedPeriod, p.accrue, p.bills.RefreshAccrued)
-	})
-	watch := &leaks.Run{Compute: p.compute, Epochs: p.epochs, Allocations: p.allocations, Readings: p.readings, Hourly: p.hourly, Log: p.log}
-	s.run(ctx, func(ctx context.Context) { repeat(ctx, p.log, "leaks", leaksPeriod, nil, watch.Once) })
-	s.run(ctx, func(ctx context.Context) { repeat(ctx, p.log, "audit of readings", auditPeriod, nil, watch.Audit) })
-	silence := &scheduler.Run{Store: p.compute, Log: p.log}
-	s.run(ctx, func(ctx context.Context) { repeat(ctx, p.log, "silent hosts", schedulerPeriod, nil, silence.Once) })
-	s.run(ctx, func(ctx context.Context) {
-		repeat(ctx, p.log, "held and accepted readings", heldPeriod, nil, p.trust.Once)
-	})
-
+	p.runTasks(ctx, s)
 	s.run(ctx, serveHTTP(p.log, "hosts", hosts, &http.Server{
 		Handler: hostapi.Handler(hostapi.Config{Auth: auth, Join: p.compute.Join, Desired: p.compute.Desired, Watch: watcher.Watch,
 			Observe: p.compute.Observe, Epochs: p.knownEpochs, Images: p.images, Readings: take, Log: p.log}),
@@ -211,7 +193,27 @@ func (p *plane) serve(ctx context.Context, cfg config, admission *pgxpool.Pool, 
 	return nil
 }
 
-// serveHTTP serves until ctx ends; then requests may finish for 5 s.
+// runTasks runs every runner at its period until the stack is unwound.
+func (p *plane) runTasks(ctx context.Context, s *stack) {
+	watch := &leaks.Run{Compute: p.compute, Epochs: p.epochs, Allocations: p.allocations, Readings: p.readings, Hourly: p.hourly, Log: p.log}
+	silence := &scheduler.Run{Store: p.compute, Log: p.log}
+	for _, task := range []struct {
+		name   string
+		period time.Duration
+		once   func(context.Context, time.Time) error
+	}{
+		{"close periods", billrunPeriod, p.bills.Once},
+		{"accrued", accruedPeriod, p.bills.RefreshAccrued},
+		{"leaks", leaksPeriod, watch.Once},
+		{"audit of readings", auditPeriod, watch.Audit},
+		{"silent hosts", schedulerPeriod, silence.Once},
+		{"held and accepted readings", heldPeriod, p.trust.Once},
+	} {
+		s.run(ctx, func(ctx context.Context) { repeat(ctx, p.log, task.name, task.period, task.once) })
+	}
+}
+
+// serveHTTP serves until ctx ends, which requests are told; then they have 5 s to end.
 func serveHTTP(log *slog.Logger, name string, l net.Listener, server *http.Server) func(context.Context) {
 	return func(ctx context.Context) {
 		server.ReadHeaderTimeout, server.IdleTimeout = readHeaderTimeout, idleTimeout
@@ -252,222 +254,4 @@ func operatorToken(data *dataFolder) (string, error) {
 		return "", diskError(data.dir, err)
 	}
 	return token, nil
-}
-
-// ingestAuth says who sent a batch, in the words of ingest.
-func ingestAuth(auth *hostapi.Authenticator) func(r *http.Request) (metering.HostID, error) {
-	return func(r *http.Request) (metering.HostID, error) {
-		host, err := auth.Authenticate(r)
-		switch {
-		case errors.Is(err, hostapi.ErrUnauthorized):
-			return "", fmt.Errorf("%w: %w", ingest.ErrUnknownHost, err)
-		case errors.Is(err, hostapi.ErrRemoved):
-			return "", fmt.Errorf("%w: %w", ingest.ErrRemovedHost, err)
-		}
-		return host, err
-	}
-}
-
-// leases are leases as ingest wants them: with the labels they give to epochs.
-func (p *plane) leases(ctx context.Context, keys []ingest.LeaseKey) (map[ingest.LeaseKey]ingest.Lease, error) {
-	asked := make([]compute.LeaseKey, len(keys))
-	for i, k := range keys {
-		asked[i] = compute.LeaseKey(k)
-	}
-	found, err := p.compute.Leases(ctx, asked)
-	if err != nil {
-		return nil, err
-	}
-	all := make(map[ingest.LeaseKey]ingest.Lease, len(found))
-	for k, l := range found {
-		all[ingest.LeaseKey(k)] = ingest.Lease{Tenant: l.Tenant, Host: l.Host, Granted: l.Granted, Ended: l.Ended,
-			Labels: metering.Labels{Flavor: l.Flavor, Image: l.Image}, MaxBytesPerSecond: maxBytesPerSecond}
-	}
-	return all, nil
-}
-
-// knownEpochs are the host's epochs with their largest readings, for an agent without state.
-func (p *plane) knownEpochs(ctx context.Context, host metering.HostID) ([]hostapi.KnownEpoch, error) {
-	records, err := p.epochs.OfHost(ctx, host, knownEpochs)
-	if err != nil {
-		return nil, err
-	}
-	largest, err := p.trust.Largest(ctx, records)
-	if err != nil {
-		return nil, err
-	}
-	known := make([]hostapi.KnownEpoch, len(records))
-	for i, r := range records {
-		known[i].Epoch = r.Epoch
-		if reading, ok := largest[r.ID]; ok {
-			known[i].Largest = &reading
-		}
-	}
-	return known, nil
-}
-
-// plan is the plan in force for the tenant's present period.
-func (p *plane) plan(ctx context.Context, tenant metering.TenantID) (*rating.Plan, error) {
-	account, err := p.books.Standing(ctx, tenant)
-	if err != nil {
-		return nil, err
-	}
-	period, err := account.Account.PeriodOf(time.Now())
-	if err != nil {
-		return nil, err
-	}
-	plan, _, err := p.plans.InForce(ctx, account.Account.Plan, period.Start)
-	return plan, err
-}
-
-func (p *plane) flavor(ctx context.Context, tenant metering.TenantID, name string) (compute.Flavor, error) {
-	plan, err := p.plan(ctx, tenant)
-	if err != nil {
-		return compute.Flavor{}, err
-	}
-	for _, f := range plan.Flavors {
-		if f.Name == name {
-			return compute.Flavor{Name: f.Name, VCPUs: f.VCPUs, MemoryMiB: int64(f.MemoryMiB), DiskMiB: int64(f.DiskMiB)}, nil
-		}
-	}
-	return compute.Flavor{}, fmt.Errorf("plan %s sells no flavor %q: %w", plan.Name, name, compute.ErrNoFlavor)
-}
-
-func (p *plane) flavors(ctx context.Context, tenant metering.TenantID) ([]portal.FlavorJSON, error) {
-	plan, err := p.plan(ctx, tenant)
-	if err != nil {
-		return nil, err
-	}
-	list := make([]portal.FlavorJSON, len(plan.Flavors))
-	for i, f := range plan.Flavors {
-		v, err := p.bills.Preview(ctx, tenant, rating.Planned{Labels: metering.Labels{Flavor: f.Name}, Running: rating.Always})
-		if err != nil {
-			return nil, err
-		}
-		list[i] = portal.NewFlavorJSON(f, v)
-	}
-	return list, nil
-}
-
-// hourly is what an hour of an instance of the flavor costs the tenant, in minor units.
-func (p *plane) hourly(ctx context.Context, tenant metering.TenantID, flavor string) (int64, string, error) {
-	account, err := p.books.Standing(ctx, tenant)
-	if err != nil {
-		return 0, "", err
-	}
-	burn, err := p.bills.Burn(ctx, tenant, metering.Labels{Flavor: flavor})
-	if err != nil {
-		return 0, "", err
-	}
-	hour, err := burn.Over(time.Hour, account.Currency)
-	return hour.Minor, string(account.Currency), err
-}
-
-// credit is admission's question to the books; see startPlane on its connections.
-func (p *plane) credit(ctx context.Context, tx pgx.Tx, tenant metering.TenantID, flavor string, _ map[string]int) error {
-	more, err := p.bills.Burn(ctx, tenant, metering.Labels{Flavor: flavor})
-	if err != nil {
-		return err
-	}
-	return p.books.CreditCheck(ctx, tx, tenant, time.Now(), more, creditAhead)
-}
-
-func (p *plane) running(ctx context.Context) ([]billrun.Running, error) {
-	wanted, err := p.compute.WantedRunning(ctx)
-	if err != nil {
-		return nil, err
-	}
-	all := make([]billrun.Running, len(wanted))
-	for i, w := range wanted {
-		all[i] = billrun.Running{Tenant: w.Tenant, Labels: metering.Labels{Flavor: w.Flavor, Image: w.Image}}
-	}
-	return all, nil
-}
-
-// cut asks the tenant's hosts for a full reading and closes the period up to now.
-func (p *plane) cut(ctx context.Context, tenant metering.TenantID) (time.Time, billrun.Cut, error) {
-	wait, err := p.compute.RequestFullReading(ctx, tenant)
-	if err != nil {
-		return time.Time{}, billrun.Cut{}, err
-	}
-	if err := wait(ctx); err != nil { // what is missing is late usage on the next invoice
-		p.log.Warn("closing without a full reading of every host", "tenant", tenant, "err", err)
-	}
-	at := time.Now().UTC().Truncate(time.Millisecond)
-	made, err := p.bills.Cut(ctx, tenant, at)
-	p.pokeAccrued()
-	return at, made, err
-}
-
-// pokeAccrued has the accrued cache refreshed soon.
-func (p *plane) pokeAccrued() {
-	select {
-	case p.accrue <- struct{}{}:
-	default:
-	}
-}
-
-// refreshAccrued refreshes the accrued cache now: after what lets a tenant buy
-// for the first time.
-func (p *plane) refreshAccrued(ctx context.Context) error {
-	return p.bills.RefreshAccrued(ctx, time.Now())
-}
-
-func (p *plane) createTenant(ctx context.Context, n portal.CreateTenant) (portal.TenantJSON, error) {
-	account, err := p.newAccount(ctx, n)
-	if err != nil {
-		return portal.TenantJSON{}, err
-	}
-	t, err := p.people.CreateTenant(ctx, identity.NewTenant{Name: n.Name, Email: n.Email, Password: n.Password}, account.Created,
-		func(ctx context.Context, _ pgx.Tx, id metering.TenantID) error {
-			account.Tenant = id
-			return p.books.CreateAccount(ctx, account)
-		})
-	if err != nil {
-		return portal.TenantJSON{}, err
-	}
-	return portal.TenantJSON{ID: t.ID, Name: t.Name, Email: t.Email, Plan: n.Plan, Currency: n.Currency, Zone: n.Zone}, p.refreshAccrued(ctx)
-}
-
-func (p *plane) grantCredit(ctx context.Context, tenant metering.TenantID, g portal.GrantCredit) error {
-	account, err := p.books.Standing(ctx, tenant)
-	if err != nil {
-		return err
-	}
-	amount, expires, err := parseGrant(g, account.Account.Currency)
-	if err != nil {
-		return err
-	}
-	return p.books.GrantPromo(ctx, tenant, amount, expires, g.Key, time.Now())
-}
-
-// joinToken makes the token of one host.
-func (p *plane) joinToken(ctx context.Context) (string, error) {
-	secret, err := p.compute.MintToken(ctx)
-	if err != nil {
-		return "", err
-	}
-	return p.ca.Token(secret), nil
-}
-
-func (p *plane) mintToken(ctx context.Context) (portal.TokenJSON, error) {
-	token, err := p.joinToken(ctx)
-	expires := time.Now().UTC().Add(computedb.TokenLife).Truncate(time.Second)
-	return portal.TokenJSON{Token: token, Expires: &expires}, err
-}
-
-// imageNames are the images that are there, by name.
-func (p *plane) imageNames() ([]string, error) {
-	var names []string
-	for _, root := range p.images.Roots {
-		found, err := filepath.Glob(filepath.Join(root, "*", "image.json"))
-		if err != nil {
-			return nil, fmt.Errorf("images: %w", err)
-		}
-		for _, f := range found {
-			names = append(names, filepath.Base(filepath.Dir(f)))
-		}
-	}
-	slices.Sort(names)
-	return slices.Compact(names), nil
 }

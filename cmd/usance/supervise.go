@@ -59,10 +59,9 @@ func supervise(ctx context.Context, log *slog.Logger, name string, first part, s
 	}
 }
 
-// repeat runs a task every period until ctx ends, and whenever poke is sent to.
-// A task looks at what is and at what should be, and is safe to run twice; its
+// repeat runs a task every period until ctx ends. A task looks at what is and at what should be, and is safe to run twice; its
 // error is logged and the next run tries again.
-func repeat(ctx context.Context, log *slog.Logger, name string, period time.Duration, poke <-chan struct{}, once func(context.Context, time.Time) error) {
+func repeat(ctx context.Context, log *slog.Logger, name string, period time.Duration, once func(context.Context, time.Time) error) {
 	tick := time.NewTicker(period)
 	defer tick.Stop()
 	for {
@@ -74,7 +73,6 @@ func repeat(ctx context.Context, log *slog.Logger, name string, period time.Dura
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-		case <-poke:
 		}
 	}
 }

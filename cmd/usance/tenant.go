@@ -5,12 +5,46 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/usance/usance/invoicing"
 	"github.com/usance/usance/invoicing/invoicedb"
+	"github.com/usance/usance/metering"
 	"github.com/usance/usance/portal"
 	"github.com/usance/usance/portal/identity"
 	"github.com/usance/usance/rating/money"
 )
+
+// createTenant makes the tenant in every room. The account is first: one without
+// a tenant is never looked at.
+func (p *plane) createTenant(ctx context.Context, n portal.CreateTenant) (portal.TenantJSON, error) {
+	account, err := p.newAccount(ctx, n)
+	if err != nil {
+		return portal.TenantJSON{}, err
+	}
+	t, err := p.people.CreateTenant(ctx, identity.NewTenant{Name: n.Name, Email: n.Email, Password: n.Password}, account.Created,
+		func(ctx context.Context, _ pgx.Tx, id metering.TenantID) error {
+			account.Tenant = id
+			return p.books.CreateAccount(ctx, account)
+		})
+	if err != nil {
+		return portal.TenantJSON{}, err
+	}
+	return portal.TenantJSON{ID: t.ID, Name: t.Name, Email: t.Email, Plan: n.Plan, Currency: n.Currency, Zone: n.Zone}, p.bills.Refresh(ctx, time.Now(), t.ID)
+}
+
+// grantCredit gives promotional credit.
+func (p *plane) grantCredit(ctx context.Context, tenant metering.TenantID, g portal.GrantCredit) error {
+	account, err := p.books.Standing(ctx, tenant)
+	if err != nil {
+		return err
+	}
+	amount, expires, err := parseGrant(g, account.Account.Currency)
+	if err != nil {
+		return err
+	}
+	return p.books.GrantPromo(ctx, tenant, amount, expires, g.Key, time.Now())
+}
 
 // newAccount checks what a new tenant pays by; the account lacks its tenant yet.
 func (p *plane) newAccount(ctx context.Context, n portal.CreateTenant) (invoicing.Account, error) {

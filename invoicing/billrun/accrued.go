@@ -69,8 +69,8 @@ func (r *Run) RefreshAccrued(ctx context.Context, now time.Time) error {
 	return nil
 }
 
-// refresh renews the cache of some tenants.
-func (r *Run) refresh(ctx context.Context, now time.Time, tenants []metering.TenantID) error {
+// Refresh is RefreshAccrued for some tenants: after what lets them buy.
+func (r *Run) Refresh(ctx context.Context, now time.Time, tenants ...metering.TenantID) error {
 	var page []invoicedb.Standing
 	for _, t := range tenants {
 		s, err := r.cfg.Books.Standing(ctx, t)

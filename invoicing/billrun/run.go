@@ -111,7 +111,7 @@ func (r *Run) Once(ctx context.Context, now time.Time) error {
 	}
 	if len(due) > 0 {
 		r.cfg.Log.Info("closed ended periods", "tenants", len(due), "failed", len(failed), "took", time.Since(began))
-		failed = append(failed, r.refresh(ctx, now, tenantsOf(due)))
+		failed = append(failed, r.Refresh(ctx, now, tenantsOf(due)...))
 	}
 	return errors.Join(failed...)
 }
@@ -150,7 +150,7 @@ func (r *Run) Cut(ctx context.Context, tenant metering.TenantID, at time.Time) (
 	if err != nil {
 		return Cut{}, err
 	}
-	if err := r.refresh(ctx, at, []metering.TenantID{tenant}); err != nil {
+	if err := r.Refresh(ctx, at, tenant); err != nil {
 		r.cfg.Log.Error("accrued cost not refreshed", "tenant", tenant, "err", err) // the next refresh will
 	}
 	return made, nil
