@@ -28,7 +28,7 @@ import (
 // with times in UTC ("2026-11-01T00:00", or "month" for the whole period) and
 // a quantity in any unit that fits; "period 2026-10" in front of them sets the
 // month (default 2026-11). A line of want is "WHO RATE AMOUNT" ("*" for a rate
-// pooled over the tenant), "unrated WHO WHAT QUANTITY", "total AMOUNT" or
+// pooled over the tenant), "unrated WHO WHAT QUANTITY [and … that are added]", "total AMOUNT" or
 // "refused: TEXT".
 func TestCases(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txtar")
@@ -127,7 +127,11 @@ func statementText(plan *rating.Plan, period metering.Window, usage []metering.U
 		fmt.Fprintf(&out, "%s %s %s\n", resource, l.Rate, l.Amount)
 	}
 	for _, u := range s.Unrated {
-		fmt.Fprintf(&out, "unrated %s %s %s %s\n", u.Resource, u.Meter, u.Quantity, u.Unit)
+		fmt.Fprintf(&out, "unrated %s %s %s %s", u.Resource, u.Meter, u.Quantity, u.Unit)
+		if u.Added != "" {
+			fmt.Fprintf(&out, " and %s %s that are added", u.Added, u.Unit)
+		}
+		out.WriteByte('\n')
 	}
 	fmt.Fprintf(&out, "total %s\n", s.Total)
 	return out.String()

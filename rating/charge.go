@@ -9,34 +9,21 @@ import (
 )
 
 // share is the part of the resource that the pool's flavors have, where a
-// resource had several flavors in the period: by running time, unless the rate
-// is of running time itself, or that does not tell of all flavors; then by what
-// the rate measures.
+// resource had several flavors in the period: by its usage of the rate's own
+// meters, as far as rates rate it.
 func (p *pool) share(meters []metering.Meter, stretches []*stretch) (share, whole metering.Quantity) {
 	one := metering.Thousandths(1)
 	if len(stretches) == 1 {
 		return one, one
 	}
-	var mine, all, ran []string
+	var mine []string
 	for _, s := range stretches {
-		flavor := s.fit.labels.Flavor
-		if slices.Contains(meters, s.fit.meter) {
-			all = append(all, flavor)
-			if s.rate == p.charge.index {
-				mine = append(mine, flavor)
-			}
-		}
-		if s.fit.meter == metering.InstanceRunning {
-			ran = append(ran, flavor)
+		if s.rate == p.charge.index {
+			mine = append(mine, s.fit.labels.Flavor)
 		}
 	}
-	basis := meters
-	told := !slices.ContainsFunc(all, func(flavor string) bool { return !slices.Contains(ran, flavor) })
-	if told && !slices.Contains(meters, metering.InstanceRunning) {
-		basis = []metering.Meter{metering.InstanceRunning}
-	}
 	for _, s := range stretches {
-		if !slices.Contains(basis, s.fit.meter) {
+		if s.rate < 0 || !slices.Contains(meters, s.fit.meter) {
 			continue
 		}
 		whole = whole.Add(s.measured)
@@ -51,24 +38,23 @@ func (p *pool) share(meters []metering.Meter, stretches []*stretch) (share, whol
 }
 
 // allowance is the quantity that is free of charge.
-func (r *priced) allowance(rater *Rater, resources uint64, share, whole metering.Quantity, stretches []*stretch) metering.Quantity {
+func (r *priced) allowance(rater *Rater, resources uint64, share, whole metering.Quantity, stretches []*stretch) Exact {
 	switch {
 	case r.included.IsZero():
-		return metering.Quantity{}
+		return Exact{}
 	case r.Included.Per == PerInstanceMonth:
 		return r.accrued(rater, stretches)
 	case r.Included.Per == PerResource && r.Pool == PoolTenant:
-		n := r.included.Big()
-		return ceilQuo(n.Mul(n, new(big.Int).SetUint64(resources)), big.NewInt(1))
+		return r.included.part(metering.Thousandths(resources), metering.Thousandths(1))
 	}
-	return part(r.included, share, whole)
+	return r.included.part(share, whole)
 }
 
 // accrued is an allowance per instance-month, for the time that instances ran.
-func (r *priced) accrued(rater *Rater, stretches []*stretch) metering.Quantity {
+func (r *priced) accrued(rater *Rater, stretches []*stretch) Exact {
 	month, fixed := metering.Thousandths(rater.seconds*1000), !r.month.IsZero()
 	if fixed {
-		month = r.month
+		month = r.month.whole // times have no parts of a thousandth
 	}
 	var all, own metering.Quantity // own is of one resource
 	for i, s := range stretches {
@@ -76,13 +62,13 @@ func (r *priced) accrued(rater *Rater, stretches []*stretch) metering.Quantity {
 			own = own.Add(s.measured)
 		}
 		if i == len(stretches)-1 || stretches[i+1].resource != s.resource {
-			if fixed {
-				own = smaller(own, month)
+			if fixed && own.Cmp(month) > 0 {
+				own = month
 			}
 			all, own = all.Add(own), metering.Quantity{}
 		}
 	}
-	return part(r.included, all, month)
+	return r.included.part(all, month)
 }
 
 // raise applies what is stated per resource or per tenant: billable is
@@ -91,7 +77,7 @@ func (r *priced) raise(c *Charge) {
 	if r.Minimum.For != ForTenant && (c.Billable.IsZero() || r.Minimum.For == ForStart && r.Rounds == ForStart) {
 		return
 	}
-	var before, paid metering.Quantity
+	var before, paid Exact
 	for i := range c.Starts {
 		s := &c.Starts[i]
 		if i == 0 || s.Start != c.Starts[i-1].Start || s.Meter != c.Starts[i-1].Meter {
@@ -113,7 +99,7 @@ func (r *priced) raise(c *Charge) {
 }
 
 // parts prices a quantity by the rate's steps, appending to an empty slice.
-func (r *priced) parts(parts []Part, q metering.Quantity) []Part {
+func (r *priced) parts(parts []Part, q Exact) []Part {
 	last := len(r.steps) - 1
 	if r.Tiers == Volume {
 		i := 0
@@ -122,7 +108,7 @@ func (r *priced) parts(parts []Part, q metering.Quantity) []Part {
 		}
 		return append(parts, r.part(i, q))
 	}
-	var from metering.Quantity
+	var from Exact
 	for i := range r.steps {
 		here := q.Sub(from)
 		if i < last {
@@ -137,30 +123,30 @@ func (r *priced) parts(parts []Part, q metering.Quantity) []Part {
 	return parts
 }
 
-func (r *priced) part(step int, q metering.Quantity) Part {
+func (r *priced) part(step int, q Exact) Part {
 	s := &r.steps[step]
 	if r.Tiers == Package {
-		q = roundUp(q, s.unit)
+		q = q.roundUp(s.unit)
 	}
-	return Part{Step: step, Quantity: q, Exact: s.price.Times(q), Price: &s.price}
+	return Part{Step: step, Quantity: q, Exact: q.at(&s.price), Price: &s.price}
 }
 
 // bound takes off, from the last step back, what the parts cost beyond the cap,
 // and returns the cap in the units it is stated in.
 func (r *priced) bound(parts []Part, share, whole metering.Quantity) money.Fraction {
 	if !r.capUnits.IsZero() {
-		limit := part(r.capUnits, share, whole)
-		var over metering.Quantity
+		limit := r.capUnits.part(share, whole)
+		var over Exact
 		for i := range parts {
 			over = over.Add(parts[i].Quantity)
 		}
 		over = over.Sub(limit)
 		for i := len(parts) - 1; i >= 0; i-- {
 			off := smaller(over, parts[i].Quantity)
-			parts[i].Allowance = parts[i].Price.Times(off)
+			parts[i].Allowance = off.at(parts[i].Price)
 			over = over.Sub(off)
 		}
-		return money.FracOf(limit, 1, 1000)
+		return limit.fraction()
 	}
 	limit := r.capMoney
 	if share != whole {

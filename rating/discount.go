@@ -46,7 +46,7 @@ func (c *charging) topUp() {
 		sum = sum.Add(c.result.Charges[i].Exact)
 	}
 	r := &c.rates[last]
-	one := r.part(0, metering.Thousandths(1000))
+	one := r.part(0, exactly(metering.Thousandths(1000)))
 	one.Allowance = sum.Min(one.Exact)
 	top := Charge{Rate: r.Rate, Parts: []Part{one}, Exact: one.Exact.Sub(one.Allowance), Billable: one.Quantity, index: last}
 	// After all pools: it has no resource either, and the plan has it last.

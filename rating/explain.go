@@ -66,7 +66,7 @@ func (c *Charge) Explain() []Derivation {
 func (s *Start) explain(unit string, r *Rate) Derivation {
 	d := Derivation{Rule: "start", Resource: s.Resource, Start: s.Start, Before: s.Before.String(),
 		Measured: s.Measured.String(), Covered: s.Covered.String(), Added: s.Added.String(),
-		Quantity: s.Measured.Sub(s.Covered).Add(s.Added).String(), Windows: make([]string, 0, len(s.Windows))}
+		Quantity: exactly(s.Measured).Sub(s.Covered).Add(s.Added).String(), Windows: make([]string, 0, len(s.Windows))}
 	for i, w := range s.Windows {
 		d.Windows = append(d.Windows, w.String())
 		if i > 0 {

@@ -72,7 +72,9 @@ func (g *gatherer) add(u *metering.Usage) error {
 		return err
 	}
 	s.measured = s.measured.Add(u.Quantity)
-	s.before = larger(s.before, u.Before)
+	if u.Before.Cmp(s.before) > 0 {
+		s.before = u.Before
+	}
 	if n := len(s.windows); n > 0 && s.windows[n-1].End.Equal(u.Window.Start) {
 		s.windows[n-1].End = u.Window.End
 	} else {

@@ -5,7 +5,6 @@ import (
 	"math/big"
 	"time"
 
-	"github.com/usance/usance/metering"
 	"github.com/usance/usance/rating/money"
 )
 
@@ -54,7 +53,7 @@ func (l *Line) collect(c *Charge) {
 
 // finish rounds the line and states its quantity in the unit of its price.
 func (l *Line) finish(r *Result) error {
-	var billed metering.Quantity
+	var billed Exact
 	exact := make([]money.Fraction, len(l.Shares))
 	for i := range l.Shares {
 		billed = billed.Add(l.Shares[i].Quantity)
@@ -75,7 +74,7 @@ func (l *Line) finish(r *Result) error {
 	}
 	l.PriceText, l.Unit = step.Text, step.UnitText()
 	size := r.unitSize(step)
-	l.Quantity = money.FracRat(new(big.Rat).Quo(new(big.Rat).SetFrac(billed.Big(), big.NewInt(1000)), size))
+	l.Quantity = money.FracRat(size.Quo(billed.fraction().Rat(), size))
 	return nil
 }
 

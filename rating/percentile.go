@@ -72,7 +72,7 @@ func (c *charging) addTraffic(p *pool, side int, s *stretch) {
 			// What was used until the end of the slot, if it grew evenly.
 			n := one.quantity.Big()
 			n.Mul(n, big.NewInt(int64(end.Sub(w.Start))))
-			upTo := ceilQuo(n, big.NewInt(int64(length)))
+			upTo := quotient(n, big.NewInt(int64(length))).whole
 			slot := &t.bytes[side][c.slot(at)]
 			*slot = slot.Add(upTo.Sub(spent))
 			spent = upTo
@@ -112,9 +112,9 @@ func (c *charging) percentile(p *pool) {
 		}
 		slices.SortFunc(ranked, func(a, b metering.Quantity) int { return b.Cmp(a) })
 		info.Dropped = len(ranked) * (100 - rate.Percentile) / 100
-		q := ranked[info.Dropped]
+		q := exactly(ranked[info.Dropped])
 		if rate.ValidDays {
-			q = part(q, metering.Thousandths(uint64(info.Days)), metering.Thousandths(uint64(info.Month)))
+			q = q.part(metering.Thousandths(uint64(info.Days)), metering.Thousandths(uint64(info.Month)))
 		}
 		if p.charge.Percentile == nil || q.Cmp(p.charge.Billable) > 0 {
 			p.charge.Billable, p.charge.Measured, p.charge.Percentile = q, p.measured[side], &info

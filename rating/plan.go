@@ -138,8 +138,8 @@ const (
 // its flavor within a period.
 type OnResize uint8
 
-// Prorate gives each flavor's rate its share, by running time; Restart gives
-// each the whole.
+// Prorate gives each flavor's rate its share, by usage of the rate's own meters
+// as far as rates rate it; Restart gives each the whole.
 const (
 	Prorate OnResize = iota
 	Restart
@@ -203,6 +203,9 @@ func (p *Plan) MayFall(r *Rate) bool {
 		return true // running time, or a further resource, brings allowance with it
 	}
 	resized, rounded := false, r.rounds()
+	if rounded && r.Component == mainComponent && !r.Where.isEmpty() {
+		return true // a start may go on where no rate fits, likewise
+	}
 	for i := range p.Rates {
 		o := &p.Rates[i]
 		if o.ID == r.ID || !r.rivals(o) {

@@ -108,7 +108,7 @@ type pool struct {
 	resources uint64 // how many have usage here
 	latest    metering.ResourceID
 	measured  [2]metering.Quantity // of the rate's meter, and of its other one
-	billable  [2]metering.Quantity // likewise, after granularity and minimum
+	billable  [2]Exact             // likewise, after granularity and minimum
 	traffic   *traffic             // where the rate is of a percentile
 }
 
@@ -125,22 +125,25 @@ func (c *charging) resource(stretches []*stretch) {
 	c.close(c.own, stretches)
 }
 
-// start adds the stretches of one start of one meter, as far as a rate fits.
-// Minimum and granularity count its whole life: G(before + q) − G(before) is
-// billable, where what G added in earlier periods covers usage from its first
-// on, and what it adds now falls to the rate in force at the end.
+// start adds the stretches of one start of one meter. Minimum and granularity
+// count its whole life, under whatever rate or none: G(before + q) − G(before)
+// is billable, where what G added in earlier periods covers usage from its first
+// on, and what it adds now falls to the rate in force at the end. Where none is
+// in force then, G is of the last one, and what it adds is unrated.
 func (c *charging) start(stretches []*stretch) {
-	var last *stretch
+	var ruling, last *stretch
 	var before, measured metering.Quantity
 	for _, s := range stretches {
-		if s.rate < 0 {
-			if c.main {
-				c.unrated(s)
-			}
-			continue
+		if s.rate < 0 && !c.main {
+			continue // a component is only of what it has rates for
 		}
-		before = larger(before, s.before)
+		if s.before.Cmp(before) > 0 {
+			before = s.before
+		}
 		measured = measured.Add(s.measured)
+		if s.rate >= 0 && (ruling == nil || !s.end().Before(ruling.end())) {
+			ruling = s
+		}
 		if last == nil || !s.end().Before(last.end()) {
 			last = s
 		}
@@ -148,37 +151,49 @@ func (c *charging) start(stretches []*stretch) {
 	if last == nil {
 		return
 	}
-	rate, life := &c.rates[last.rate], before.Add(measured)
-	paid := rate.lifelong(before)
-	covered := paid.Sub(before)
-	added := rate.lifelong(life).Sub(larger(life, paid))
+	var covered, added Exact
+	var of *Rate
+	if ruling != nil {
+		if !ruling.end().Before(last.end()) {
+			last = ruling
+		}
+		rate, life := &c.rates[ruling.rate], exactly(before.Add(measured))
+		paid := rate.lifelong(before)
+		covered = paid.Sub(exactly(before))
+		added = rate.lifelong(life.whole).Sub(larger(life, paid))
+		of = rate.Rate
+	}
 	for _, s := range stretches {
-		if s.rate < 0 {
+		if s.rate < 0 && !c.main {
 			continue
 		}
 		entry := Start{Resource: s.resource, Meter: s.fit.meter, Start: s.start, Before: before, Measured: s.measured,
-			Covered: smaller(covered, s.measured), Windows: s.windows}
+			Covered: smaller(covered, exactly(s.measured)), Windows: s.windows}
 		covered = covered.Sub(entry.Covered)
 		if s == last {
 			entry.Added = added
 		}
-		c.enter(s, entry)
+		if s.rate < 0 {
+			c.unrated(s, entry.Added, of)
+		} else {
+			c.enter(s, entry)
+		}
 	}
 }
 
 // lifelong is G: what a start is charged for that was measured so long.
-func (r *priced) lifelong(q metering.Quantity) metering.Quantity {
+func (r *priced) lifelong(q metering.Quantity) Exact {
 	if q.IsZero() {
-		return q
+		return Exact{}
 	}
-	return r.least(q, ForStart)
+	return r.least(exactly(q), ForStart)
 }
 
 // least is what the granularity and the minimum of a start, a resource or the
 // tenant make of a quantity.
-func (r *priced) least(q metering.Quantity, of For) metering.Quantity {
+func (r *priced) least(q Exact, of For) Exact {
 	if r.Rounds == of {
-		q = roundUp(q, r.granularity)
+		q = q.roundUp(r.granularity)
 	}
 	if r.Minimum.For == of {
 		q = larger(q, r.minimum)
@@ -186,12 +201,16 @@ func (r *priced) least(q metering.Quantity, of For) metering.Quantity {
 	return q
 }
 
-func (c *charging) unrated(s *stretch) {
-	list := c.result.Unrated
+func (c *charging) unrated(s *stretch, added Exact, of *Rate) {
 	u := Unrated{Resource: s.resource, Meter: s.fit.meter, Labels: s.fit.labels, Quantity: s.measured}
+	if !added.IsZero() {
+		u.Added, u.Of = added, of
+	}
+	list := c.result.Unrated
 	for i := len(list) - 1; i >= 0 && list[i].Resource == u.Resource && list[i].Meter == u.Meter; i-- {
-		if list[i].Labels == u.Labels {
+		if list[i].Labels == u.Labels && (list[i].Of == u.Of || u.Of == nil) {
 			list[i].Quantity = list[i].Quantity.Add(u.Quantity)
+			list[i].Added = list[i].Added.Add(u.Added)
 			return
 		}
 	}
@@ -241,7 +260,7 @@ func (p *pool) add(side int, s Start) {
 		p.latest = s.Resource
 	}
 	p.measured[side] = p.measured[side].Add(s.Measured)
-	p.billable[side] = p.billable[side].Add(s.Measured.Sub(s.Covered)).Add(s.Added)
+	p.billable[side] = p.billable[side].Add(exactly(s.Measured).Sub(s.Covered)).Add(s.Added)
 	p.charge.Starts = append(p.charge.Starts, s)
 }
 

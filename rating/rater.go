@@ -26,21 +26,21 @@ type Rater struct {
 // mainComponent is the component that usage must have a rate of, else it is unrated.
 const mainComponent = ""
 
-// priced is a rate with all quantities in thousandths of base units.
+// priced is a rate with all quantities in thousandths of base units, exact.
 type priced struct {
 	*Rate
 	all                  []metering.Meter
 	steps                []pricedStep
-	minimum, granularity metering.Quantity
-	included, month      metering.Quantity
-	capUnits             metering.Quantity
+	minimum, granularity Exact
+	included, month      Exact
+	capUnits             Exact
 	capMoney             money.Fraction
 }
 
 type pricedStep struct {
-	upTo  metering.Quantity
+	upTo  Exact
 	price money.Price
-	unit  metering.Quantity // of one price unit, for packages
+	unit  Exact // of one price unit, for packages
 }
 
 // For makes the plan ready for the period, which is a whole billing month.
@@ -112,7 +112,7 @@ func (r *Rater) price(rate *Rate) (priced, error) {
 	if nano := rate.Minimum.Nano; nano > 0 && p.steps[0].price.Nano > 0 {
 		first := p.steps[0].price
 		n := new(big.Int).Mul(big.NewInt(nano), big.NewInt(first.Per))
-		p.minimum = larger(p.minimum, ceilQuo(n.Mul(n, big.NewInt(1000)), big.NewInt(first.Nano)))
+		p.minimum = larger(p.minimum, quotient(n.Mul(n, big.NewInt(1000)), big.NewInt(first.Nano)))
 	}
 	return p, nil
 }
@@ -123,8 +123,8 @@ func (r *Rater) part() money.Fraction {
 }
 
 // share is the window's part of a quantity by the month.
-func (r *Rater) share(q metering.Quantity) metering.Quantity {
-	return part(q, metering.Thousandths(uint64(r.window.Length()/time.Second)), metering.Thousandths(r.seconds))
+func (r *Rater) share(e Exact) Exact {
+	return e.part(metering.Thousandths(uint64(r.window.Length()/time.Second)), metering.Thousandths(r.seconds))
 }
 
 // size is the unit in base units: num ÷ den.
@@ -136,67 +136,13 @@ func (r *Rater) size(u Unit) (num, den *big.Int) {
 	return num, new(big.Int).SetUint64(u.Den)
 }
 
-// quantity is the span in thousandths of the base unit, the next above where it
-// is no whole number of them.
-func (r *Rater) quantity(s Span) metering.Quantity {
+// quantity is the span in thousandths of the base unit.
+func (r *Rater) quantity(s Span) Exact {
 	if s.IsZero() {
-		return metering.Quantity{}
+		return Exact{}
 	}
 	num, den := r.size(s.Unit)
-	return ceilQuo(num.Mul(num, new(big.Int).SetUint64(s.Thousandths)), den)
-}
-
-// ceilQuo is num ÷ den, rounded up. Beyond 128 bits it is the largest quantity:
-// no usage reaches it.
-func ceilQuo(num, den *big.Int) metering.Quantity {
-	quo, rem := new(big.Int).QuoRem(num, den, new(big.Int))
-	if rem.Sign() > 0 {
-		quo.Add(quo, big.NewInt(1))
-	}
-	if quo.BitLen() > 128 {
-		return metering.Quantity{Hi: ^uint64(0), Lo: ^uint64(0)}
-	}
-	low := new(big.Int).And(quo, new(big.Int).SetUint64(^uint64(0)))
-	return metering.Quantity{Hi: new(big.Int).Rsh(quo, 64).Uint64(), Lo: low.Uint64()}
-}
-
-// part is q × num ÷ den, rounded up to a thousandth of the base unit.
-func part(q, num, den metering.Quantity) metering.Quantity {
-	if num == den {
-		return q
-	}
-	n := q.Big()
-	return ceilQuo(n.Mul(n, num.Big()), den.Big())
-}
-
-// roundUp is the smallest multiple of unit that is not below q; a unit of zero
-// leaves q as it is.
-func roundUp(q, unit metering.Quantity) metering.Quantity {
-	if unit.IsZero() {
-		return q
-	}
-	if q.Hi == 0 && unit.Hi == 0 {
-		if rest := q.Lo % unit.Lo; rest != 0 {
-			return q.Add(metering.Thousandths(unit.Lo - rest))
-		}
-		return q
-	}
-	n := ceilQuo(q.Big(), unit.Big()).Big()
-	return ceilQuo(n.Mul(n, unit.Big()), big.NewInt(1))
-}
-
-func smaller(a, b metering.Quantity) metering.Quantity {
-	if a.Cmp(b) < 0 {
-		return a
-	}
-	return b
-}
-
-func larger(a, b metering.Quantity) metering.Quantity {
-	if a.Cmp(b) > 0 {
-		return a
-	}
-	return b
+	return quotient(num.Mul(num, new(big.Int).SetUint64(s.Thousandths)), den)
 }
 
 // CapBelowMinimum reports whether one start of the rate's minimum alone costs

@@ -19,14 +19,14 @@ type Charge struct {
 	Rate       *Rate
 	Resource   metering.ResourceID // "" for a rate pooled over the tenant
 	Measured   metering.Quantity
-	Billable   metering.Quantity // after granularity and minimum
-	Percentile *Percentile       // where the rate is of one: Billable and what follows are bytes in a slot
-	Raised     metering.Quantity // of Billable, added by a minimum per resource or per tenant
-	Relieved   metering.Quantity // what such a minimum charged in earlier periods; not in Billable
-	Allowed    metering.Quantity // the allowance granted
-	Included   metering.Quantity // how much of Billable it covers
-	Parts      []Part            // one per step that was reached; at least one
-	Bound      money.Fraction    // where the rate has a cap: in currency units, or in base units
+	Billable   Exact          // after granularity and minimum
+	Percentile *Percentile    // where the rate is of one: Billable and what follows are bytes in a slot
+	Raised     Exact          // of Billable, added by a minimum per resource or per tenant
+	Relieved   Exact          // what such a minimum charged in earlier periods; not in Billable
+	Allowed    Exact          // the allowance granted
+	Included   Exact          // how much of Billable it covers
+	Parts      []Part         // one per step that was reached; at least one
+	Bound      money.Fraction // where the rate has a cap: in currency units, or in base units
 	Discounts  []Discounted
 	Exact      money.Fraction // Σ of Parts, Exact − Allowance each
 	Starts     []Start        // how Billable came about, by resource and start
@@ -36,7 +36,7 @@ type Charge struct {
 // Part is what one step contributes to a charge.
 type Part struct {
 	Step      int
-	Quantity  metering.Quantity
+	Quantity  Exact
 	Price     *money.Price
 	Exact     money.Fraction // quantity × price
 	Allowance money.Fraction // what cap and discounts take off; not negative
@@ -55,8 +55,8 @@ type Start struct {
 	Start    string
 	Before   metering.Quantity // billed in earlier periods
 	Measured metering.Quantity
-	Covered  metering.Quantity // of Measured, already charged in earlier periods by granularity or minimum
-	Added    metering.Quantity // by granularity or minimum
+	Covered  Exact             // of Measured, already charged in earlier periods by granularity or minimum
+	Added    Exact             // by granularity or minimum
 	Windows  []metering.Window // when it was measured, adjacent windows joined, by time
 }
 
@@ -66,6 +66,11 @@ type Unrated struct {
 	Meter    metering.Meter
 	Labels   metering.Labels
 	Quantity metering.Quantity
+	// Added is what minimum and granularity of Of, the last rate of the start,
+	// would have added to it; the start ended where no rate is in force, so
+	// nothing of it is charged.
+	Added Exact
+	Of    *Rate // nil where Added is zero
 }
 
 // Line is one rate, price and step over all resources: a line item before it
@@ -88,7 +93,7 @@ type Line struct {
 // Share is a resource's part of a line.
 type Share struct {
 	Resource metering.ResourceID // "" for a rate pooled over the tenant
-	Quantity metering.Quantity   // billed
+	Quantity Exact               // billed
 	Exact    money.Fraction      // net, before rounding
 	Net      money.Amount
 }

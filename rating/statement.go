@@ -8,7 +8,9 @@ import (
 )
 
 // Statement is a result with each rate's total rounded to the minor unit and
-// split over its resources, as the command line prints it.
+// split over its resources, as the command line prints it. Lines of an invoice
+// (Result.Lines) are rounded per rate, price and step instead: where a rate has
+// several steps, its steps there may come to a minor unit more or less each.
 type Statement struct {
 	Plan     string             `json:"plan"`
 	Currency money.Currency     `json:"currency"`
@@ -41,6 +43,9 @@ type StatementUnrated struct {
 	Meter    metering.Meter      `json:"meter"`
 	Quantity string              `json:"quantity"`
 	Unit     string              `json:"unit"`
+	// Added is what minimum and granularity would have added to it, where a start
+	// ended with no rate in force: nothing charges that either.
+	Added string `json:"added,omitempty"`
 }
 
 // Statement rounds and splits the result; explain adds how each line came
@@ -61,9 +66,14 @@ func (r *Result) Statement(explain bool) *Statement {
 		u := r.Unrated[i] // and what follows of the same resource and meter under other labels
 		for i++; i < len(r.Unrated) && r.Unrated[i].Resource == u.Resource && r.Unrated[i].Meter == u.Meter; i++ {
 			u.Quantity = u.Quantity.Add(r.Unrated[i].Quantity)
+			u.Added = u.Added.Add(r.Unrated[i].Added)
 		}
 		unit, _ := u.Meter.BaseUnit()
-		s.Unrated = append(s.Unrated, StatementUnrated{u.Resource, u.Meter, u.Quantity.String(), unit})
+		line := StatementUnrated{Resource: u.Resource, Meter: u.Meter, Quantity: u.Quantity.String(), Unit: unit}
+		if !u.Added.IsZero() {
+			line.Added = u.Added.String()
+		}
+		s.Unrated = append(s.Unrated, line)
 	}
 	return s
 }

@@ -12,6 +12,16 @@ func (w *Where) conditions() [5][]string {
 	return [5][]string{w.Flavor, w.Image, w.Region, w.HostClass, w.Time}
 }
 
+// isEmpty reports whether there are no conditions.
+func (w *Where) isEmpty() bool {
+	for _, list := range w.conditions() {
+		if len(list) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
 // fits reports whether the labels meet the conditions, the time class aside.
 func (w *Where) fits(l *metering.Labels) bool {
 	return allows(w.Flavor, l.Flavor) && allows(w.Image, l.Image) && allows(w.Region, l.Region) && allows(w.HostClass, l.HostClass)

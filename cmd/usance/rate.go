@@ -202,6 +202,9 @@ func statementTable(s *rating.Statement) ([]byte, error) {
 	fmt.Fprintf(w, "total\t\t\t\t\t%s\n", s.Total)
 	for _, u := range s.Unrated {
 		fmt.Fprintf(w, "%s\tUNRATED\t%s\t%s\t%s\t\n", u.Resource, u.Meter, u.Quantity, u.Unit)
+		if u.Added != "" {
+			fmt.Fprintf(w, "\tUNRATED\tadded by minimum or granularity\t%s\t%s\t\n", u.Added, u.Unit)
+		}
 	}
 	if err := w.Flush(); err != nil {
 		return nil, fmt.Errorf("write the statement: %w", err)

@@ -45,7 +45,8 @@
 //	included     500 GiB, per tenant, per resource, per instance-month or
 //	             per instance-month(672 h)
 //	cap          4.90 per month, or in units: 672 h
-//	on_resize    prorate or restart
+//	on_resize    prorate or restart: each flavor of a resource has a share of cap and
+//	             allowance, by usage of the rate's own meter as far as rates rate it
 //
 // Units: s, min, hour (h), day, month and month(730 h); B, kB to TB and KiB to
 // TiB; operation, thousand and million; vCPU-hour, GiB-month and the like; for

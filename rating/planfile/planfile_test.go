@@ -146,7 +146,6 @@ func TestRefused(t *testing.T) {
 		"steps with an end":             {rate("meter: disk.read, steps: [{up to: 1 GB, price: 2 per GB}]"), "the last step has an end"},
 		"no steps":                      {rate("meter: disk.read, steps: []"), "steps must be a list"},
 		"a step without price":          {rate("meter: disk.read, steps: [{up to: 1 GB}, {price: 1 per GB}]"), "a step has no price"},
-		"package of GB-months":          {rate("meter: volume.allocated, tiers: package, price: 1 per GB-month"), "tiers: package counts started units"},
 		"unknown label":                 {rate("meter: disk.read, price: 1 per GB, where: {colour: red}"), `where has no key "colour"`},
 		"where fits nothing":            {rate("meter: disk.read, price: 1 per GB, where: {flavor: []}"), "an empty list fits nothing"},
 		"where without value":           {rate("meter: disk.read, price: 1 per GB, where: {flavor: }"), "a value is missing"},

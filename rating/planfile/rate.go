@@ -63,9 +63,6 @@ func (d *decoder) rate(n *yaml.Node, plan *rating.Plan) rating.Rate {
 	default:
 		r.Steps = d.steps(steps, base)
 	}
-	if r.Tiers == rating.Package {
-		d.packages(n, &r)
-	}
 	if r.Percentile > 0 && (!r.Granularity.IsZero() || !r.Minimum.IsZero() && r.Minimum.For != rating.ForTenant) {
 		d.errorf(n, "a percentile has no starts, so neither granularity nor minimum apply, but one per tenant")
 	}
@@ -215,15 +212,6 @@ func (d *decoder) steps(n *yaml.Node, base string) []rating.Step {
 		steps = append(steps, step)
 	}
 	return steps
-}
-
-// packages checks that started price units can be counted.
-func (d *decoder) packages(n *yaml.Node, r *rating.Rate) {
-	for _, s := range r.Steps {
-		if s.Unit.Den > 1 {
-			d.errorf(n, "tiers: package counts started units, and %s is no whole number of MiB-s; a unit such as GiB-month is", s.Unit.Name)
-		}
-	}
 }
 
 func (d *decoder) where(n *yaml.Node, plan *rating.Plan) rating.Where {
