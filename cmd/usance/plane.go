@@ -188,7 +188,7 @@ func (p *plane) serve(ctx context.Context, cfg config, admission *pgxpool.Pool, 
 			return p.bills.Accrued(ctx, tenant, time.Now())
 		},
 		Cut: p.cut, Flavors: p.flavors, CreateTenant: p.createTenant, GrantCredit: p.grantCredit, JoinToken: p.mintToken,
-		Images: p.imageNames, OperatorToken: token, Log: p.log,
+		Images: p.imageNames, OperatorToken: token, TrustProxy: cfg.trustProxy, Log: p.log,
 	})}))
 	return nil
 }
