@@ -89,7 +89,9 @@ func table(out io.Writer, rows [][]string) error {
 // pages calls f with every item of a list, page after page.
 func pages[T any](ctx context.Context, c *apiClient, path string, f func(T)) error {
 	mark := "?"
-	if strings.Contains(path, "?") {
+	if strings.HasSuffix(path, "?") {
+		mark = ""
+	} else if strings.Contains(path, "?") {
 		mark = "&"
 	}
 	for after := ""; ; {

@@ -186,10 +186,13 @@ func (r *Run) newVoid(ctx context.Context, e metering.EpochRecord, from time.Tim
 // what its agent last sent, also where it counts for a replacing epoch. What was
 // voided is not among them, lest the agent carries an error on.
 func (r *Run) Largest(ctx context.Context, epochs []metering.EpochRecord) (map[metering.EpochID]metering.Reading, error) {
-	ids := make([]metering.EpochID, len(epochs))
+	var ids []metering.EpochID
 	byID := make(map[metering.EpochID]metering.EpochRecord, len(epochs))
-	for i, e := range epochs {
-		ids[i], byID[e.ID] = e.ID, e
+	for _, e := range epochs {
+		ids, byID[e.ID] = append(ids, e.ID), e
+		if e.Void != nil { // which may not be among the epochs asked for
+			ids = append(ids, e.Void.Next)
+		}
 	}
 	largest, err := r.Readings.Largest(ctx, ids)
 	if err != nil {
