@@ -16,7 +16,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/usance/usance/metering"
@@ -38,7 +42,19 @@ type Error struct {
 	Err  error
 }
 
-func (e *Error) Error() string { return fmt.Sprintf("%s:%d: %v", e.File, e.Line, e.Err) }
+// Error names the place and the reason; what is quoted of a long line is cut.
+func (e *Error) Error() string { return fmt.Sprintf("%s:%d: %s", e.File, e.Line, cut(e.Err.Error())) }
+
+// maxReason bounds the text of a reason in bytes; of a longer one, the middle is
+// left out.
+const maxReason = 400
+
+func cut(s string) string {
+	if len(s) <= maxReason {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxReason/2], "") + " … " + strings.ToValidUTF8(s[len(s)-maxReason/2:], "")
+}
 
 // Unwrap is the reason.
 func (e *Error) Unwrap() error { return e.Err }
@@ -46,50 +62,98 @@ func (e *Error) Unwrap() error { return e.Err }
 // Read reads all usage; name stands in errors. What is wrong with a line is an
 // *Error; others are of the reader.
 func Read(name string, r io.Reader) ([]Entry, error) {
-	scanner := bufio.NewScanner(r)
-	scanner.Buffer(make([]byte, 0, 64<<10), maxLine)
+	in := bufio.NewReaderSize(r, 64<<10)
 	var entries []Entry
-	line := 0
-	for scanner.Scan() {
-		line++
-		text := bytes.TrimSpace(scanner.Bytes())
-		if len(text) == 0 {
-			continue
-		}
-		usage, err := parse(text)
-		if err != nil {
+	starts := make(map[start]before)
+	var text []byte
+	for line := 1; ; line++ {
+		var err error
+		text, err = readLine(in, text[:0])
+		if errors.Is(err, errLong) {
 			return nil, &Error{name, line, err}
+		} else if err != nil && !errors.Is(err, io.EOF) {
+			return nil, fmt.Errorf("read %s: %w", name, err)
 		}
-		entries = append(entries, Entry{line, usage})
+		if len(text) > 0 {
+			usage, stated, wrong := parse(text)
+			if wrong == nil && stated {
+				wrong = agree(starts, &usage, line)
+			}
+			if wrong != nil {
+				return nil, &Error{name, line, wrong}
+			}
+			entries = append(entries, Entry{line, usage})
+		}
+		if err != nil {
+			return entries, nil
+		}
 	}
-	if err := scanner.Err(); errors.Is(err, bufio.ErrTooLong) {
-		return nil, &Error{name, line + 1, fmt.Errorf("a line of more than %d bytes", maxLine)}
-	} else if err != nil {
-		return nil, fmt.Errorf("read %s: %w", name, err)
-	}
-	return entries, nil
 }
 
-// parse reads one line.
-func parse(text []byte) (metering.Usage, error) {
-	var u metering.Usage
-	if !utf8.Valid(text) {
-		return u, errors.New("not UTF-8 text")
+var errLong = fmt.Errorf("a line of more than %d bytes", maxLine)
+
+// readLine appends the next line without the blanks around it to text. An empty
+// one may be of any length, a longer one than maxLine is errLong. The last line
+// comes with io.EOF.
+func readLine(in *bufio.Reader, text []byte) ([]byte, error) {
+	for {
+		chunk, err := in.ReadSlice('\n')
+		if len(text) == 0 {
+			chunk = bytes.TrimLeft(chunk, " \t\r\n")
+		}
+		text = append(text, chunk...)
+		switch {
+		case len(text) > maxLine:
+			return nil, errLong
+		case !errors.Is(err, bufio.ErrBufferFull):
+			return bytes.TrimSpace(text), err
+		}
 	}
-	err := object(text, "a usage", []string{"resource", "meter", "start", "end", "quantity"}, map[string]func(json.RawMessage) error{
+}
+
+// start is what "before" is of.
+type start struct {
+	resource metering.ResourceID
+	meter    metering.Meter
+	id       string
+}
+
+type before struct {
+	quantity metering.Quantity
+	line     int
+}
+
+// agree refuses a second "before" of one start that is not the first.
+func agree(starts map[start]before, u *metering.Usage, line int) error {
+	key := start{u.Resource, u.Meter, u.Start}
+	first, ok := starts[key]
+	if !ok {
+		starts[key] = before{u.Before, line}
+	} else if first.quantity != u.Before {
+		return fmt.Errorf("before: %s, where line %d says %s of the same start; earlier periods billed one of them", u.Before, first.line, first.quantity)
+	}
+	return nil
+}
+
+// parse reads one line; stated reports whether it says what was billed before.
+func parse(text []byte) (u metering.Usage, stated bool, err error) {
+	if !utf8.Valid(text) {
+		return u, false, errors.New("not UTF-8 text")
+	}
+	err = object(text, "a usage", []string{"resource", "meter", "start", "end", "quantity"}, map[string]func(json.RawMessage) error{
 		"resource": func(raw json.RawMessage) error { return named(raw, (*string)(&u.Resource)) },
 		"meter":    func(raw json.RawMessage) error { return meter(raw, &u.Meter) },
 		"start":    func(raw json.RawMessage) error { return instant(raw, &u.Window.Start) },
 		"end":      func(raw json.RawMessage) error { return instant(raw, &u.Window.End) },
 		"quantity": func(raw json.RawMessage) error { return quantity(raw, &u.Quantity) },
-		"before":   func(raw json.RawMessage) error { return quantity(raw, &u.Before) },
+		"before":   func(raw json.RawMessage) error { stated = true; return quantity(raw, &u.Before) },
 		"start_id": func(raw json.RawMessage) error { return str(raw, &u.Start) },
 		"labels":   func(raw json.RawMessage) error { return labels(raw, &u.Labels) },
 	})
 	if err == nil {
 		err = u.Window.Check()
 	}
-	return u, err
+	return u, stated, err
 }
 
 func labels(raw json.RawMessage, l *metering.Labels) error {
@@ -148,7 +212,50 @@ func str(raw json.RawMessage, to *string) error {
 	if raw[0] != '"' {
 		return fmt.Errorf("%s is not a string in quotes", raw)
 	}
-	return json.Unmarshal(raw, to)
+	if !paired(raw) {
+		return fmt.Errorf("%s has half of a surrogate pair, which is no character", raw)
+	}
+	if err := json.Unmarshal(raw, to); err != nil {
+		return err
+	}
+	if strings.ContainsFunc(*to, unicode.IsControl) {
+		return fmt.Errorf("%s has a control character; names are of printable ones", raw)
+	}
+	return nil
+}
+
+// paired reports whether every escaped surrogate of a JSON string stands beside
+// its other half. Reading the string would put U+FFFD in its place.
+func paired(raw []byte) bool {
+	for i := 0; i < len(raw); i++ {
+		if raw[i] != '\\' {
+			continue
+		}
+		i++
+		first, ok := escaped(raw[i:])
+		if !ok || !utf16.IsSurrogate(first) {
+			continue
+		}
+		i += len("uD800")
+		if raw[i] != '\\' {
+			return false
+		}
+		second, ok := escaped(raw[i+1:])
+		if !ok || utf16.DecodeRune(first, second) == unicode.ReplacementChar {
+			return false
+		}
+		i += len("uDC00")
+	}
+	return true
+}
+
+// escaped is the code unit of "uXXXX" at the beginning of raw.
+func escaped(raw []byte) (rune, bool) {
+	if len(raw) < 5 || raw[0] != 'u' {
+		return 0, false
+	}
+	unit, err := strconv.ParseUint(string(raw[1:5]), 16, 16)
+	return rune(unit), err == nil
 }
 
 func named(raw json.RawMessage, to *string) error {

@@ -62,6 +62,13 @@ func TestRefused(t *testing.T) {
 		"the end at the start": {swap("2026-11-01T01:00:00Z", "2026-11-01T00:00:00Z"), "the end is not after the start"},
 		"not UTF-8":            {swap("ins_1", "ins_\xff"), "not UTF-8"},
 		"a long line":          {swap("ins_1", strings.Repeat("x", maxLine)), "a line of more than"},
+		"a control character":  {swap("ins_1", `ins\u0000`), `resource: "ins\u0000" has a control character`},
+		"a line feed in it":    {swap("ins_1", `ins\n1`), "has a control character"},
+		"half a pair":          {swap("ins_1", `ins\ud83d`), `resource: "ins\ud83d" has half of a surrogate pair`},
+		"two first halves":     {swap("ins_1", `\ud83d\ud83d`), "has half of a surrogate pair"},
+		"the second half":      {swap("small", `\ude00`), "has half of a surrogate pair"},
+		"another before":       {swap(`"60"`, `"61"`), "before: 61, where line 1 says 60 of the same start"},
+		"before of nothing":    {swap(`"60"`, `"0"`), "before: 0, where line 1 says 60 of the same start"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := Read("u.ndjson", strings.NewReader(line+"\n\n"+tc.line+"\n"))
@@ -70,6 +77,41 @@ func TestRefused(t *testing.T) {
 				t.Errorf("got %v; want line 3, %s", err, tc.want)
 			}
 		})
+	}
+}
+
+// TestBlankLines: of any length, and the last line needs no end.
+func TestBlankLines(t *testing.T) {
+	blank := strings.Repeat(" \t", maxLine)
+	got, err := Read("u", strings.NewReader(blank+"\n\n"+blank+line+"\n"+blank+"\r\n"+line))
+	if err != nil || len(got) != 2 || got[0].Line != 3 || got[1].Line != 5 {
+		t.Errorf("%d entries, %v", len(got), err)
+	}
+}
+
+// TestBeforeOfOtherStarts: only one start has one before; none is no contradiction.
+func TestBeforeOfOtherStarts(t *testing.T) {
+	swap := func(old, new string) string { return strings.Replace(line, old, new, 1) + "\n" }
+	other := strings.Replace(swap(`"60"`, `"61"`), `"s1"`, `"s2"`, 1)
+	text := line + "\n" + swap(`,"before":"60"`, "") + other + line + "\n" + swap("60\"", "60.000\"")
+	if got, err := Read("u", strings.NewReader(text)); err != nil || len(got) != 5 {
+		t.Errorf("%d entries, %v", len(got), err)
+	}
+}
+
+// TestPairsAreCharacters: what stands in pairs, or is escaped itself, is read.
+func TestPairsAreCharacters(t *testing.T) {
+	got, err := Read("u", strings.NewReader(strings.Replace(line, "ins_1", `\ud83d\ude00 \\ud83d \ufffd`, 1)))
+	if err != nil || string(got[0].Usage.Resource) != "\U0001F600 \\ud83d \ufffd" {
+		t.Errorf("got %v, %v", got, err)
+	}
+}
+
+// TestLongReasons: what an error quotes of a long line is cut.
+func TestLongReasons(t *testing.T) {
+	_, err := Read("u", strings.NewReader(strings.Replace(line, "3600.125", strings.Repeat("9", 1<<19), 1)))
+	if err == nil || len(err.Error()) > maxReason+20 || !strings.Contains(err.Error(), "has more than 31 digits") {
+		t.Errorf("got %v", err)
 	}
 }
 
