@@ -21,6 +21,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/usance/usance/agent/agenttest"
+	"github.com/usance/usance/compute"
 	"github.com/usance/usance/compute/hostapi"
 	"github.com/usance/usance/metering"
 	"github.com/usance/usance/metering/ingest"
@@ -40,7 +41,7 @@ var faultKinds = []struct {
 	{"guardian of Postgres killed", killing("postgres-child", false)},
 	{"ClickHouse child killed", killing("clickhouse-child", false)},
 	{"inserts stalled", (*chaos).stallInserts},
-	{"agent killed", func(c *chaos, h *chaosHost, f fault) bool { return h.kill(f, 0) }},
+	{"agent killed", func(c *chaos, h *chaosHost, f fault) bool { return h.kill(f.length, 0) }},
 	{"agent's state lost", func(c *chaos, h *chaosHost, f fault) bool { return h.loseState(f) }},
 	{"spool full", func(c *chaos, _ *chaosHost, f fault) bool { return c.busiest().fillSpool(f) }},
 	{"network cut", func(c *chaos, h *chaosHost, f fault) bool { return h.cutNetwork(f.length) }},
@@ -236,12 +237,12 @@ func (h *chaosHost) outage(also flaw, f func() bool) bool {
 	return did
 }
 
-// kill kills the agent, looks at what it left on disk, and starts another.
-func (h *chaosHost) kill(f fault, spoolBytes int64) bool {
+// kill kills the agent, looks at what it left on disk, and starts another after a while.
+func (h *chaosHost) kill(away time.Duration, spoolBytes int64) bool {
 	return h.outage(0, func() bool {
 		h.end()
 		h.inspect()
-		time.Sleep(f.length)
+		time.Sleep(away)
 		return h.launch(spoolBytes) == nil
 	})
 }
@@ -296,7 +297,7 @@ func (h *chaosHost) fillSpool(f fault) bool {
 	h.network.Lock()
 	defer h.network.Unlock()
 	said := h.said(fullSpool)
-	if !h.kill(fault{}, tinySpool) {
+	if !h.kill(0, tinySpool) {
 		return false
 	}
 	h.proxy.Stop()
@@ -307,7 +308,7 @@ func (h *chaosHost) fillSpool(f fault) bool {
 		return nil
 	})
 	time.Sleep(f.length)
-	killed := h.kill(fault{}, 0)
+	killed := h.kill(0, 0)
 	return h.proxy.Start() == nil && full && killed
 }
 
@@ -362,9 +363,17 @@ func (h *chaosHost) setClock(d time.Duration) bool {
 	return true
 }
 
+// crash ends a domain's process. One that is so young that no agent may have seen
+// its process is left alone: an epoch is named after it, so there would be none.
 func (h *chaosHost) crash(pick uint64) bool {
-	id, ok := h.choose(pick, true, true)
-	return ok && h.machine.Crash(id) == nil
+	var ids []metering.InstanceID
+	for _, truth := range h.machine.Truths() {
+		if lived := truth.Registers[metering.RunningMS] + truth.Registers[metering.PausedMS]; !truth.Ended &&
+			lived > uint64(2*h.c.interval.Milliseconds()) {
+			ids = append(ids, truth.Epoch.Instance)
+		}
+	}
+	return len(ids) > 0 && h.machine.Crash(ids[pick%uint64(len(ids))]) == nil
 }
 
 func (h *chaosHost) daemonAway(d time.Duration) bool {
@@ -376,15 +385,15 @@ func (h *chaosHost) daemonAway(d time.Duration) bool {
 	})
 }
 
-// choose is one of the domains that run or are paused.
-func (h *chaosHost) choose(pick uint64, running, paused bool) (metering.InstanceID, bool) {
+// choose is one of the domains in a state.
+func (h *chaosHost) choose(pick uint64, state compute.State) (metering.InstanceID, bool) {
 	domains, err := h.machine.Domains(context.Background())
 	if err != nil {
 		return "", false
 	}
 	var ids []metering.InstanceID
 	for _, d := range domains {
-		if running && d.State == "running" || paused && d.State == "paused" {
+		if d.State == state {
 			ids = append(ids, d.ID)
 		}
 	}
@@ -400,11 +409,12 @@ func (h *chaosHost) togglePause(pick uint64) {
 		return
 	}
 	defer h.mu.Unlock()
-	if id, ok := h.choose(pick, pick%2 == 0, pick%2 == 1); !ok || h.machine.watching.Load() == 0 {
+	if h.machine.watching.Load() == 0 {
 		return
-	} else if pick%2 == 0 {
+	}
+	if id, ok := h.choose(pick/2, compute.StateRunning); ok && pick%2 == 0 {
 		h.machine.Pause(id)
-	} else {
+	} else if id, ok := h.choose(pick/2, compute.StatePaused); ok {
 		h.machine.Resume(id)
 	}
 }
@@ -413,7 +423,7 @@ func (h *chaosHost) togglePause(pick uint64) {
 func (h *chaosHost) pauseAll() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for id, ok := h.choose(0, true, false); ok; id, ok = h.choose(0, true, false) {
+	for id, ok := h.choose(0, compute.StateRunning); ok; id, ok = h.choose(0, compute.StateRunning) {
 		h.machine.Pause(id)
 	}
 	h.last = map[metering.EpochID]bool{}

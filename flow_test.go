@@ -208,7 +208,8 @@ func (w *world) launchPlane() {
 		life.Close()
 		plane.Wait()
 		if w.t.Failed() {
-			w.t.Logf("control plane %d said:\n%s", plane.Process.Pid, log)
+			said := log.Bytes()
+			w.t.Logf("control plane %d said at last:\n%s", plane.Process.Pid, said[max(0, len(said)-50_000):])
 		}
 	})
 }
