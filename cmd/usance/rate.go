@@ -25,6 +25,10 @@ const (
 	rateBadInput = 2 // flags, plan or usage are wrong; nothing is printed
 )
 
+// firstYear and lastYear bound the period: Unix time, and dates whose year has
+// four digits also at the period's end.
+const firstYear, lastYear = 1970, 9998
+
 // rateFlags are the flags of rate.
 type rateFlags struct {
 	plan, usage, period, format, verify string
@@ -53,7 +57,8 @@ func rateCommand(ctx context.Context, args []string, stdout, stderr io.Writer) i
 	case err != nil:
 		return rateBadInput
 	}
-	out, err := rate(ctx, f, flags.Args(), stderr)
+	out, warnings, err := f.rate(ctx, flags.Args())
+	stderr.Write(warnings)
 	if err == nil {
 		_, err = stdout.Write(out)
 	}
@@ -65,6 +70,26 @@ func rateCommand(ctx context.Context, args []string, stdout, stderr io.Writer) i
 		return rateBadInput
 	}
 	return rateFailed
+}
+
+// rate is rate, given up at once when ctx is done, whatever it reads or computes.
+func (f rateFlags) rate(ctx context.Context, rest []string) (out, warnings []byte, err error) {
+	type rated struct {
+		out []byte
+		err error
+	}
+	done := make(chan rated, 1)
+	var warned bytes.Buffer
+	go func() {
+		out, err := rate(ctx, f, rest, &warned)
+		done <- rated{out, err}
+	}()
+	select {
+	case r := <-done:
+		return r.out, warned.Bytes(), r.err
+	case <-ctx.Done():
+		return nil, nil, fmt.Errorf("rate was stopped: %w", ctx.Err())
+	}
 }
 
 // rate reads the files, rates and formats.
@@ -86,8 +111,8 @@ func rate(ctx context.Context, f rateFlags, rest []string, warnings io.Writer) (
 		return nil, err
 	}
 	month, err := time.ParseInLocation("2006-01", f.period, plan.Zone)
-	if err != nil {
-		return nil, badInput{fmt.Errorf("--period %q is not a month; 2026-11 is", f.period)}
+	if err != nil || month.Year() < firstYear || month.Year() > lastYear {
+		return nil, badInput{fmt.Errorf("--period %.20q is not a month from %d-01 to %d-12; 2026-11 is", f.period, firstYear, lastYear)}
 	}
 	entries, err := readUsage(f.usage)
 	if err != nil {

@@ -2,10 +2,12 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -118,6 +120,9 @@ func TestRateRefuses(t *testing.T) {
 		"outside the period":  {ratePlan, swap("2026-10-31T23:00:00Z", "2026-10-31T22:59:59Z"), nil, 2, "usage.ndjson:3: instance.running of ins_2: window"},
 		"over a class":        {ratePlan + "  - {id: n, meter: disk.write, where: {time: n}, price: 1 per GB}\ncalendar: {n: {daily: '00:00-01:30'}}\n", rateUsage, nil, 2, "usage.ndjson:7: disk.write of ins_2: window 2026-11-01T00:00:00Z/2026-11-01T01:00:00Z crosses the boundary of time class n at 2026-11-01T00:30:00Z"},
 		"a wrong period":      {ratePlan, rateUsage, []string{"--period", "2026-13"}, 2, `--period "2026-13" is not a month`},
+		"a year too far":      {ratePlan, rateUsage, []string{"--period", "9999-12"}, 2, `--period "9999-12" is not a month from 1970-01 to 9998-12`},
+		"a year too early":    {ratePlan, rateUsage, []string{"--period", "1969-12"}, 2, `--period "1969-12" is not a month from 1970-01 to 9998-12`},
+		"two befores":         {ratePlan, rateUsage + strings.Replace(strings.Split(rateUsage, "\n")[2], `"0"}`, `"1"}`, 1), nil, 2, "usage.ndjson:8: before: 1, where line 3 says 0"},
 		"a wrong format":      {ratePlan, rateUsage, []string{"--format", "xml"}, 2, `--format "xml" is not known`},
 		"an unknown flag":     {ratePlan, rateUsage, []string{"--nope"}, 2, "-nope"},
 		"a stray argument":    {ratePlan, rateUsage, []string{"more"}, 2, `"more"`},
@@ -131,6 +136,36 @@ func TestRateRefuses(t *testing.T) {
 				t.Errorf("exit %d, stdout %q, stderr %s\nwant exit %d, %s", code, stdout, stderr, tc.code, tc.want)
 			}
 		})
+	}
+}
+
+// TestRateStops: a signal ends it, also while it waits for usage.
+func TestRateStops(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "usage")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	plan := filepath.Join(t.TempDir(), "plan.yaml")
+	if err := os.WriteFile(plan, []byte(ratePlan), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	opened := make(chan *os.File, 1)
+	go func() {
+		writer, err := os.OpenFile(pipe, os.O_WRONLY, 0) // waits until it is opened for reading
+		if err != nil {
+			t.Error(err)
+		}
+		opened <- writer
+		cancel()
+	}()
+	var out, errs bytes.Buffer
+	code := rateCommand(ctx, []string{"--plan", plan, "--usage", pipe, "--period", "2026-11"}, &out, &errs)
+	if code != 1 || out.Len() > 0 || !strings.Contains(errs.String(), "rate was stopped") {
+		t.Errorf("exit %d, %q, %q", code, out.String(), errs.String())
+	}
+	if writer := <-opened; writer != nil {
+		writer.Close()
 	}
 }
 

@@ -33,11 +33,22 @@ type decoder struct {
 }
 
 func (d *decoder) errorf(at *yaml.Node, format string, args ...any) {
-	d.errors = append(d.errors, &Error{d.file, at.Line, at.Column, fmt.Sprintf(format, args...)})
+	d.errors = append(d.errors, &Error{d.file, at.Line, at.Column, cut(fmt.Sprintf(format, args...))})
+}
+
+// maxText bounds what is said of one mistake in bytes; the middle of a longer
+// text, which is what it quotes of the plan, is left out.
+const maxText = 1000
+
+func cut(s string) string {
+	if len(s) <= maxText {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxText/2], "") + " … " + strings.ToValidUTF8(s[len(s)-maxText/2:], "")
 }
 
 func (d *decoder) warnf(at *yaml.Node, format string, args ...any) {
-	d.warnings = append(d.warnings, Warning(fmt.Sprintf("%s:%d:%d: %s", d.file, at.Line, at.Column, fmt.Sprintf(format, args...))))
+	d.warnings = append(d.warnings, Warning(fmt.Sprintf("%s:%d:%d: %s", d.file, at.Line, at.Column, cut(fmt.Sprintf(format, args...)))))
 }
 
 // err is all errors, by place.
@@ -90,7 +101,21 @@ func (d *decoder) root(src []byte) *yaml.Node {
 		d.errorf(&more, "a second document; a file holds one plan")
 		return nil
 	}
+	d.plain(doc.Content[0])
 	return doc.Content[0]
+}
+
+// plain refuses anchors and tags: what would be ignored of them stands in the file.
+func (d *decoder) plain(n *yaml.Node) {
+	if n.Anchor != "" {
+		d.errorf(n, "anchors such as &%s are not read; leave it away", n.Anchor)
+	}
+	if n.Style&yaml.TaggedStyle != 0 {
+		d.errorf(n, "tags such as %s are not read; leave it away", n.Tag)
+	}
+	for _, inner := range n.Content {
+		d.plain(inner)
+	}
 }
 
 // fields says what to do with the value of each key. A key of nil is known

@@ -158,6 +158,8 @@ func TestRefused(t *testing.T) {
 		"flavor in bytes":               {"flavors: {small: {vcpus: 1, memory: 1000 B}}\n" + rate("meter: disk.read, price: 1 per GB"), `"1000 B" is not a size in whole MiB`},
 		"no vcpus":                      {"flavors: {small: {vcpus: 0, memory: 1 GiB}}\n" + rate("meter: disk.read, price: 1 per GB"), `"0" is not a whole number from 1`},
 		"an alias":                      {"plan: &p p\ncurrency: *p\n" + "rates:\n  - {id: a, meter: disk.read, price: 1 per GB}\n", "aliases are not read"},
+		"an anchor":                     {strings.Replace(rate("meter: disk.read, price: 1 per GB"), "plan: p", "plan: &p p", 1), "p.yaml:1:7: anchors such as &p are not read"},
+		"a tag":                         {strings.Replace(rate("meter: disk.read, price: 1 per GB"), "plan: p", "plan: !!str p", 1), "p.yaml:1:7: tags such as !!str are not read"},
 		"a name with blanks":            {strings.Replace(rate("meter: disk.read, price: 1 per GB"), "plan: p", "plan: my plan", 1), `"my plan" is not a name`},
 		"a minimum in another currency": {rate("meter: instance.running, price: 1 per hour, minimum: 1 USD"), `minimum: unit "USD" does not fit`},
 		"a minimum per day":             {rate("meter: instance.running, price: 1 per hour, minimum: 1 h per day"), `a minimum per "day" is not known; per start, per resource and per tenant are`},
@@ -203,6 +205,30 @@ func TestRefused(t *testing.T) {
 				t.Errorf("got %v\nwant %s", err, tc.want)
 			}
 		})
+	}
+}
+
+// TestOneMistakeOneError: what follows from a mistake is not reported too.
+func TestOneMistakeOneError(t *testing.T) {
+	_, _, err := Parse("p.yaml", []byte(head+"  - {id: a, meter: disk.read, steps: [{upto: 1 GB, price: 2 per GB}, {price: 1 per GB}]}\n"))
+	if err == nil || err.Error() != `p.yaml:4:40: a step has no key "upto"; its keys are price and up to` {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestLongErrors: what an error quotes of the plan is cut.
+func TestLongErrors(t *testing.T) {
+	_, _, err := Parse("p.yaml", []byte("plan: "+strings.Repeat("x", 1<<19)+"\n"+head[len("plan: p\n"):]+"  - {id: a, meter: disk.read, price: 1 per GB}\n"))
+	if err == nil || len(err.Error()) > maxText+20 || !strings.Contains(err.Error(), "is not a name: up to 63 letters") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestDoubledValue: a value twice in a list is probably another one misspelt.
+func TestDoubledValue(t *testing.T) {
+	plan, warnings, err := Parse("p.yaml", []byte(head+"  - {id: a, meter: disk.read, where: {flavor: [small, large, small]}, price: 1 per GB}\n"))
+	if err != nil || len(warnings) != 1 || warnings[0] != `p.yaml:4:62: "small" stands in this list already` || len(plan.Rates[0].Where.Flavor) != 2 {
+		t.Errorf("got %q, %v", warnings, err)
 	}
 }
 

@@ -193,12 +193,13 @@ func (d *decoder) steps(n *yaml.Node, base string) []rating.Step {
 	for i, item := range n.Content {
 		var step rating.Step
 		var upTo *yaml.Node
+		wrong := len(d.errors)
 		d.mapping(item, "a step", fields{
 			"up to": func(n *yaml.Node) { upTo = n },
 			"price": func(n *yaml.Node) { step = d.price(n, base) },
 		}, "price")
 		switch {
-		case item.Kind != yaml.MappingNode:
+		case len(d.errors) > wrong: // a misspelt up to is one mistake
 		case i == last && upTo != nil:
 			d.errorf(upTo, "the last step has an end, so usage above it would have no price; leave its up to away")
 		case i < last && upTo == nil:
@@ -219,7 +220,10 @@ func (d *decoder) where(n *yaml.Node, plan *rating.Plan) rating.Where {
 	values := func(to *[]string) func(*yaml.Node) {
 		return func(n *yaml.Node) {
 			for _, item := range d.list(n) {
-				if s, ok := d.scalar(item); ok {
+				s, ok := d.scalar(item)
+				if ok && slices.Contains(*to, s) {
+					d.warnf(item, "%q stands in this list already", s)
+				} else if ok {
 					*to = append(*to, s)
 				}
 			}
