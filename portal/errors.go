@@ -65,6 +65,7 @@ var outcomes = []struct {
 	{invoicing.ErrNoCredit, outcome{http.StatusPaymentRequired, "no_credit"}},
 	{invoicing.ErrAccruedStale, outcome{http.StatusServiceUnavailable, "accrued_stale"}},
 	{invoicing.ErrCutOrder, outcome{http.StatusConflict, "cut_order"}},
+	{invoicing.ErrNotBilled, outcome{http.StatusUnprocessableEntity, "not_billed"}},
 	{invoicing.ErrPeriodClosed, outcome{http.StatusConflict, "period_closed"}},
 	{invoicing.ErrNoBacktest, outcome{http.StatusUnprocessableEntity, "no_backtest"}},
 	{invoicing.ErrNotFound, outcome{http.StatusNotFound, "not_found"}},

@@ -240,7 +240,7 @@ func (d *demo) waitHost(ctx context.Context) error {
 		}
 		for _, h := range hosts.Items {
 			if h.State == "up" {
-				d.say("Host %s (%s): %d vCPUs, %d MiB.", h.ID, h.Name, h.VCPUs, h.MemoryMiB)
+				d.say("Host %s (%s): %d vCPUs, %d MiB; %s.", h.ID, h.Name, h.VCPUs, h.MemoryMiB, d.virtType())
 				return nil
 			}
 		}
@@ -251,6 +251,17 @@ func (d *demo) waitHost(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// virtType says how guests run here, as the agent's probe guest found out.
+func (d *demo) virtType() string {
+	switch kind, _ := os.ReadFile(filepath.Join(d.data, "virt_type")); strings.TrimSpace(string(kind)) {
+	case "kvm":
+		return "a probe guest booted under KVM, so guests use it"
+	case "qemu":
+		return "no probe guest booted under KVM, so guests are emulated"
+	}
+	return "how guests run is set"
 }
 
 func (d *demo) instance(ctx context.Context) (portal.InstanceJSON, error) {

@@ -260,3 +260,17 @@ func TestUnratedIsTold(t *testing.T) {
 	}
 	h.want("invoiced", made.Invoice.Net, "0.75")
 }
+
+// TestPublishRefusesWhatIsNotBilled: nothing is published that a closing would
+// bill in another way than the plan says.
+func TestPublishRefusesWhatIsNotBilled(t *testing.T) {
+	h := newHouse(t)
+	for name, plan := range map[string]string{
+		"percentile": "plan: p\ncurrency: EUR\nrates:\n  - {id: line, meter: network.public.tx, percentile: 95, price: 1 per GB-month}\n",
+		"mid-period": "plan: p\ncurrency: EUR\neffective: 2026-12-15 mid-period\nrates:\n  - {id: egress, meter: network.public.tx, price: 1 per GB}\n",
+	} {
+		if _, err := h.Publish(t.Context(), "plan.yaml", []byte(plan), at("2026-11-20 00:00")); !errors.Is(err, invoicing.ErrNotBilled) {
+			t.Errorf("%s: %v, want ErrNotBilled", name, err)
+		}
+	}
+}
