@@ -266,7 +266,7 @@ func TestUnratedIsTold(t *testing.T) {
 func TestPublishRefusesWhatIsNotBilled(t *testing.T) {
 	h := newHouse(t)
 	for name, plan := range map[string]string{
-		"percentile": "plan: p\ncurrency: EUR\nrates:\n  - {id: line, meter: network.public.tx, percentile: 95, price: 1 per Mbit/s}\n",
+		"percentile": "plan: p\ncurrency: EUR\neffective: 2026-12-01\nrates:\n  - {id: line, meter: network.public.tx, percentile: 95, price: 1 per Mbit/s}\n",
 		"mid-period": "plan: p\ncurrency: EUR\neffective: 2026-12-15 mid-period\nrates:\n  - {id: egress, meter: network.public.tx, price: 1 per GB}\n",
 	} {
 		if _, err := h.Publish(t.Context(), "plan.yaml", []byte(plan), at("2026-11-20 00:00")); !errors.Is(err, invoicing.ErrNotBilled) {
