@@ -37,11 +37,9 @@ func (p *pool) share(meters []metering.Meter, stretches []*stretch) (share, whol
 	return share, whole
 }
 
-// allowance is the quantity that is free of charge.
+// allowance is the quantity that is free of charge, of a rate that includes some.
 func (r *priced) allowance(rater *Rater, resources uint64, share, whole metering.Quantity, stretches []*stretch) Exact {
 	switch {
-	case r.included.IsZero():
-		return Exact{}
 	case r.Included.Per == PerInstanceMonth:
 		return r.accrued(rater, stretches)
 	case r.Included.Per == PerResource && r.Pool == PoolTenant:
@@ -94,8 +92,10 @@ func (r *priced) raise(c *Charge) {
 		}
 	}
 	billable := life.Sub(paid)
-	c.Raised, c.Relieved = billable.Sub(c.Billable), c.Billable.Sub(billable)
-	c.Billable = billable
+	if billable.Cmp(c.Billable) != 0 {
+		c.Raise = &Raise{Added: billable.Sub(c.Billable), Covered: c.Billable.Sub(billable)}
+		c.Billable = billable
+	}
 }
 
 // parts prices a quantity by the rate's steps, appending to an empty slice.
@@ -128,7 +128,7 @@ func (r *priced) part(step int, q Exact) Part {
 	if r.Tiers == Package {
 		q = q.roundUp(s.unit)
 	}
-	return Part{Step: step, Quantity: q, Exact: q.at(&s.price), Price: &s.price}
+	return Part{Step: step, Quantity: q, Exact: q.at(s.each), Price: &s.price}
 }
 
 // bound takes off, from the last step back, what the parts cost beyond the cap,
@@ -143,7 +143,7 @@ func (r *priced) bound(parts []Part, share, whole metering.Quantity) money.Fract
 		over = over.Sub(limit)
 		for i := len(parts) - 1; i >= 0; i-- {
 			off := smaller(over, parts[i].Quantity)
-			parts[i].Allowance = off.at(parts[i].Price)
+			parts[i].Allowance = off.at(r.steps[parts[i].Step].each)
 			over = over.Sub(off)
 		}
 		return limit.fraction()

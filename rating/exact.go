@@ -135,14 +135,13 @@ func (e Exact) roundUp(unit Exact) Exact {
 	return quotient(n.Mul(n, size.Num()), size.Denom())
 }
 
-// at is what the quantity costs at the price, in currency units.
-func (e Exact) at(p *money.Price) money.Fraction {
+// at is what the quantity costs, in currency units; each is the price of a
+// thousandth.
+func (e Exact) at(each money.Fraction) money.Fraction {
 	if e.rest == nil {
-		return p.Times(e.whole)
+		return each.Times(e.whole)
 	}
-	per := new(big.Int).Mul(big.NewInt(p.Per), big.NewInt(1_000_000_000_000))
-	cost := new(big.Rat).SetFrac(big.NewInt(p.Nano), per)
-	return money.FracRat(cost.Mul(cost, e.rat()))
+	return money.FracRat(e.rat()).Mul(each)
 }
 
 func smaller(a, b Exact) Exact {

@@ -48,13 +48,13 @@ func (c *Charge) Explain() []Derivation {
 		unit += " in 5 min"
 		steps = append(steps, c.Percentile.explain(c, unit))
 	} else if c.Rate.OrHigher != "" {
-		steps = append(steps, Derivation{Rule: "higher", Quantity: c.Billable.Add(c.Relieved).Sub(c.Raised).String(),
+		steps = append(steps, Derivation{Rule: "higher", Quantity: c.unraised().String(),
 			Text: text("the higher of ", string(c.Rate.Meter), " and ", string(c.Rate.OrHigher), " counts: ", c.Measured.String(), " ", unit)})
 	}
-	if c.Raised != c.Relieved { // at most one of them is not zero
+	if c.Raise != nil {
 		steps = append(steps, c.explainMinimum(unit))
 	}
-	if !c.Rate.Included.Amount.IsZero() {
+	if c.Allowance != nil {
 		steps = append(steps, c.explainIncluded(unit))
 	}
 	for i := range c.Parts {
@@ -113,7 +113,7 @@ func (r *Rate) roundingText() string {
 }
 
 func (p *Percentile) explain(c *Charge, unit string) Derivation {
-	q := c.Billable.Add(c.Relieved).Sub(c.Raised).String()
+	q := c.unraised().String()
 	words := []string{"percentile ", strconv.Itoa(c.Rate.Percentile), " of ", string(p.Meter), ": of ", strconv.Itoa(p.Slots), " slots (",
 		strconv.Itoa(p.Measured), " measured) the highest ", strconv.Itoa(p.Dropped), " are dropped, the next counts: ", q, " ", unit}
 	if p.Month > 0 {
@@ -125,17 +125,25 @@ func (p *Percentile) explain(c *Charge, unit string) Derivation {
 	return Derivation{Rule: "percentile", Quantity: q, Text: text(words...)}
 }
 
+// unraised is what is billable before a minimum per resource or per tenant.
+func (c *Charge) unraised() Exact {
+	if c.Raise == nil {
+		return c.Billable
+	}
+	return c.Billable.Add(c.Raise.Covered).Sub(c.Raise.Added)
+}
+
 func (c *Charge) explainMinimum(unit string) Derivation {
-	before := c.Billable.Add(c.Relieved).Sub(c.Raised)
-	d := Derivation{Rule: "minimum", Added: c.Raised.String(), Covered: c.Relieved.String(), Quantity: c.Billable.String()}
+	before := c.unraised()
+	d := Derivation{Rule: "minimum", Added: c.Raise.Added.String(), Covered: c.Raise.Covered.String(), Quantity: c.Billable.String()}
 	d.Text = text(c.Rate.roundingText(), " over all: ", before.String(), " + ", d.Added, " − ", d.Covered, " = ", d.Quantity, " ", unit)
 	return d
 }
 
 func (c *Charge) explainIncluded(unit string) Derivation {
-	d := Derivation{Rule: "included", Allowed: c.Allowed.String(), Quantity: c.Included.String()}
+	d := Derivation{Rule: "included", Allowed: c.Allowance.Granted.String(), Quantity: c.Allowance.Used.String()}
 	d.Text = text("included ", c.Rate.Included.text(), ": ", d.Allowed, " ", unit, "; ", c.Billable.String(), " − ", d.Quantity,
-		" = ", c.Billable.Sub(c.Included).String(), " ", unit, " remain")
+		" = ", c.Billable.Sub(c.Allowance.Used).String(), " ", unit, " remain")
 	return d
 }
 

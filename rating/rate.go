@@ -293,12 +293,16 @@ func (c *charging) price(p *pool, stretches []*stretch) {
 		c.percentile(p)
 	}
 	rate.raise(charge)
-	charge.Allowed = rate.allowance(c.Rater, p.resources, share, whole, stretches)
-	charge.Included = smaller(charge.Allowed, charge.Billable)
+	rest := charge.Billable
+	if !rate.included.IsZero() {
+		granted := rate.allowance(c.Rater, p.resources, share, whole, stretches)
+		charge.Allowance = &Allowance{Granted: granted, Used: smaller(granted, rest)}
+		rest = rest.Sub(granted)
+	}
 	if cap(c.parts) < len(rate.steps) {
 		c.parts = make([]Part, 0, room+len(rate.steps))
 	}
-	charge.Parts = rate.parts(c.parts[:0], charge.Billable.Sub(charge.Included))
+	charge.Parts = rate.parts(c.parts[:0], rest)
 	charge.Parts = charge.Parts[:len(charge.Parts):len(charge.Parts)]
 	c.parts = c.parts[len(charge.Parts):cap(c.parts)]
 	if rate.Cap.Set {

@@ -40,7 +40,8 @@ type priced struct {
 type pricedStep struct {
 	upTo  Exact
 	price money.Price
-	unit  Exact // of one price unit, for packages
+	each  money.Fraction // price of a thousandth of the base unit
+	unit  Exact          // of one price unit, for packages
 }
 
 // For makes the plan ready for the period, which is a whole billing month.
@@ -100,15 +101,16 @@ func (r *Rater) price(rate *Rate) (priced, error) {
 		if !nano.IsInt64() || !rat.Num().IsInt64() {
 			return priced{}, fmt.Errorf("price %s: beyond 64 bits in base units", s.Text)
 		}
+		price := money.Price{Nano: nano.Int64(), Per: rat.Num().Int64(), Currency: r.plan.Currency}
 		p.steps = append(p.steps, pricedStep{
 			upTo:  r.share(r.quantity(s.UpTo)),
-			price: money.Price{Nano: nano.Int64(), Per: rat.Num().Int64(), Currency: r.plan.Currency},
+			price: price,
+			each:  price.Times(metering.Thousandths(1)),
 			unit:  r.quantity(Span{Thousandths: 1000 * s.Count, Unit: s.Unit}),
 		})
 	}
 	// The same value with the denominator of charges, so that comparing is cheap.
-	thousandth := p.steps[0].price.Times(metering.Thousandths(1))
-	p.capMoney = p.capMoney.Add(thousandth).Sub(thousandth)
+	p.capMoney = p.capMoney.Add(p.steps[0].each).Sub(p.steps[0].each)
 	if nano := rate.Minimum.Nano; nano > 0 && p.steps[0].price.Nano > 0 {
 		first := p.steps[0].price
 		n := new(big.Int).Mul(big.NewInt(nano), big.NewInt(first.Per))

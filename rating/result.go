@@ -21,16 +21,27 @@ type Charge struct {
 	Measured   metering.Quantity
 	Billable   Exact          // after granularity and minimum
 	Percentile *Percentile    // where the rate is of one: Billable and what follows are bytes in a slot
-	Raised     Exact          // of Billable, added by a minimum per resource or per tenant
-	Relieved   Exact          // what such a minimum charged in earlier periods; not in Billable
-	Allowed    Exact          // the allowance granted
-	Included   Exact          // how much of Billable it covers
+	Raise      *Raise         // where a minimum or a granularity is of the resource or the tenant, and changes something
+	Allowance  *Allowance     // where the rate includes usage
 	Parts      []Part         // one per step that was reached; at least one
 	Bound      money.Fraction // where the rate has a cap: in currency units, or in base units
 	Discounts  []Discounted
 	Exact      money.Fraction // Σ of Parts, Exact − Allowance each
 	Starts     []Start        // how Billable came about, by resource and start
 	index      int            // of Rate in the plan
+}
+
+// Raise is what a minimum or a granularity per resource or per tenant makes of
+// what is billable; one of both is zero.
+type Raise struct {
+	Added   Exact // to Billable
+	Covered Exact // charged by it in earlier periods; no longer in Billable
+}
+
+// Allowance is usage that costs nothing.
+type Allowance struct {
+	Granted Exact
+	Used    Exact // by Billable
 }
 
 // Part is what one step contributes to a charge.

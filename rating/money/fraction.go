@@ -134,6 +134,18 @@ func (f Fraction) Mul(g Fraction) Fraction {
 	return Fraction{large: f.Rat().Mul(f.Rat(), g.Rat())}
 }
 
+// Times is f × the quantity, whose thousandths count as whole.
+func (f Fraction) Times(q metering.Quantity) Fraction {
+	if f.large == nil && f.hi == 0 {
+		if hi, lo, ok := mul128(q.Hi, q.Lo, f.lo); ok {
+			f.hi, f.lo = hi, lo
+			return f
+		}
+	}
+	r := new(big.Rat).SetInt(q.Big())
+	return Fraction{large: r.Mul(r, f.Rat())}
+}
+
 // Cmp is −1, 0 or 1 as f is less than, equal to or more than g.
 func (f Fraction) Cmp(g Fraction) int { return f.Sub(g).Sign() }
 
