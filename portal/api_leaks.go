@@ -9,8 +9,8 @@ import (
 	"github.com/usance/usance/rating/money"
 )
 
-func leakJSON(l computedb.Leak) OperatorLeakJSON {
-	j := OperatorLeakJSON{ID: strconv.FormatInt(l.ID, 10), Kind: string(l.Kind), Subject: l.Subject, Tenant: l.Tenant, Host: l.Host, Since: l.Since,
+func leakJSON(l computedb.Leak) LeakJSON {
+	j := LeakJSON{ID: strconv.FormatInt(l.ID, 10), Kind: string(l.Kind), Subject: l.Subject, Tenant: l.Tenant, Host: l.Host, Since: l.Since,
 		Detail: l.Detail, Opened: l.Opened, Why: l.ClosedWhy}
 	if l.Hourly != nil {
 		hourly := moneyJSON(money.Amount{Minor: *l.Hourly, Currency: money.Currency(l.Currency)})
@@ -43,7 +43,7 @@ func (s *server) listLeaks(w http.ResponseWriter, r *http.Request, _ caller) err
 	if err != nil {
 		return err
 	}
-	list := List[OperatorLeakJSON]{Items: make([]OperatorLeakJSON, 0, len(found))}
+	list := List[LeakJSON]{Items: make([]LeakJSON, 0, len(found))}
 	for _, l := range found[:min(limit, len(found))] {
 		list.Items = append(list.Items, leakJSON(l))
 	}

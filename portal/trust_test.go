@@ -180,7 +180,7 @@ func TestLeaksOverTheAPI(t *testing.T) {
 		w.must(err)
 	}
 	save(leak)
-	var list portal.List[portal.OperatorLeakJSON]
+	var list portal.List[portal.LeakJSON]
 	w.operator("GET", "/operator/leaks", nil, http.StatusOK, &list)
 	if len(list.Items) != 1 || list.Items[0].Hourly == nil || *list.Items[0].Hourly != (portal.Money{Amount: "6.00", Currency: "EUR"}) || list.Items[0].Closed != nil {
 		t.Fatalf("%+v", list)

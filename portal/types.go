@@ -351,8 +351,8 @@ type VoidJSON struct {
 	NextOpened time.Time           `json:"next_opened"`
 }
 
-// OperatorLeakJSON is a difference between what runs, what is wanted and what is billed.
-type OperatorLeakJSON struct {
+// LeakJSON is a difference between what runs, what is wanted and what is billed.
+type LeakJSON struct {
 	ID      string            `json:"id"`
 	Kind    string            `json:"kind"`
 	Subject string            `json:"subject"` // what it is about: an instance, an epoch, a host and reason …

@@ -137,7 +137,7 @@ func leakCommand(ctx context.Context, p program, args []string) int {
 				state = "all"
 			}
 			rows := [][]string{{"LEAK", "SINCE", "CLOSED", "TENANT", "SUBJECT", "AN HOUR", "DETAIL"}}
-			err := pages(ctx, c, "/operator/leaks?state="+state, func(l portal.OperatorLeakJSON) {
+			err := pages(ctx, c, "/operator/leaks?state="+state, func(l portal.LeakJSON) {
 				hourly, closed := "?", ""
 				if l.Hourly != nil {
 					hourly = l.Hourly.Amount + " " + l.Hourly.Currency
