@@ -295,7 +295,7 @@ func (c *chaos) checkLeaks() (found []string) {
 func (c *chaos) openLeaks() (open []string) {
 	c.t.Helper()
 	c.must(c.stores.leaks.Once(c.t.Context(), time.Now()))
-	var list portal.List[portal.OperatorLeakJSON]
+	var list portal.List[portal.LeakJSON]
 	c.must(c.call(c.operator, "GET", "/operator/leaks", nil, &list))
 	for _, l := range list.Items {
 		open = append(open, fmt.Sprintf("leak: %+v", l))
