@@ -98,7 +98,7 @@ func (h *chaosHost) checkEpoch(r *report, truth agenttest.Truth, metered meterin
 	}
 	metered[metering.BridgedMS] = 0 // how the agent knows, not what was
 	over := metered.Sub(truth.Registers)
-	if lived := truth.Registers[metering.RunningMS] + truth.Registers[metering.PausedMS]; flaw == forgotten &&
+	if lived := truth.Registers[metering.RunningMS] + truth.Registers[metering.PausedMS]; flaw&forgotten != 0 &&
 		metered[metering.RunningMS]+metered[metering.PausedMS] <= lived {
 		over[metering.PausedMS] = 0 // time of which the state is not known counts as paused
 	}
@@ -116,12 +116,12 @@ func (h *chaosHost) checkEpoch(r *report, truth agenttest.Truth, metered meterin
 		r.lost++
 		r.say("epoch %s of %s on %s, flaw %d: counters that stood still are short by %v", id, truth.Epoch.Instance, h.name, flaw, named(short))
 		return
-	case flaw == unseen:
+	case flaw&unseen != 0:
 		r.unseen++
 		return
 	}
 	for _, register := range times {
-		if short[register] > 0 && flaw != forgotten {
+		if short[register] > 0 && flaw == 0 {
 			r.lost++
 			r.say("epoch %s of %s on %s: %s is %d below the truth %d", id, truth.Epoch.Instance, h.name, register, short[register], truth.Registers[register])
 		}

@@ -120,12 +120,12 @@ type chaosHost struct {
 	resent  int
 }
 
-// flaw is why an epoch may end below the truth.
+// flaw is why an epoch may end below the truth; there may be several reasons.
 type flaw int
 
 const (
-	forgotten flaw = 1 + iota // the agent's memory of it was lost; its time may be short
-	unseen                    // it began or ended while nobody watched
+	forgotten flaw = 1 << iota // the agent's memory of it was lost; its time may be short
+	unseen                     // it began or ended while nobody watched
 )
 
 func (c *chaos) newHost(n int) *chaosHost {
@@ -229,9 +229,9 @@ func (h *chaosHost) outage(also flaw, f func() bool) bool {
 		switch {
 		case known && ended:
 		case !known || truth.Ended:
-			h.flaws[truth.Epoch.ID] = unseen
+			h.flaws[truth.Epoch.ID] |= unseen
 		case also != 0:
-			h.flaws[truth.Epoch.ID] = max(also, h.flaws[truth.Epoch.ID])
+			h.flaws[truth.Epoch.ID] |= also
 		}
 	}
 	return did

@@ -76,12 +76,14 @@ type domain struct {
 	// unwatched says that nobody watched since AtMS; held that the domain was not
 	// in the last sample. In both cases its time does not advance on trust.
 	unwatched, held bool
-	// doubted says that the last sample showed a state that no event has told of:
-	// until the event comes, or the next sample shows the same, time stands still.
-	doubted bool
-	missing int   // samples in a row without it
-	seenMS  int64 // the last sample with it, monotonic
-	sent    metering.Registers
+	// doubted says that the last sample showed a state that no event has told of,
+	// since doubtedMS: until the event comes, or samples have shown the same for
+	// eventLate, time stands still.
+	doubted   bool
+	doubtedMS int64
+	missing   int   // samples in a row without it
+	seenMS    int64 // the last sample with it, monotonic
+	sent      metering.Registers
 }
 
 func newMeter(boot string, log *slog.Logger) *meter {
@@ -109,6 +111,9 @@ func (m *meter) event(at Instant, e Event) bool {
 	}
 	if d == nil || at.ms() < d.OpenedMS {
 		return false // of a process before this one
+	}
+	if e.Kind == EventStopped && d.doubted {
+		d.Paused = true // events come in order, so the one that says when was lost
 	}
 	if !d.unwatched {
 		d.advance(at)
@@ -388,6 +393,10 @@ func (d *domain) advance(at Instant) {
 	d.Registers[metering.MemoryUsedMiBMS] += d.UsedMiB * uint64(ms)
 }
 
+// eventLate is how long an event may take to arrive after a sample has shown what
+// it tells: two samples may follow each other within a millisecond.
+const eventLate = 2 * time.Second
+
 // observe takes in a sample of the domain's process.
 func (d *domain) observe(at Instant, s Sample) {
 	changed := d.Paused != s.Paused && at.ms() >= d.ChangedMS // a sample older than the last event knows less
@@ -401,7 +410,8 @@ func (d *domain) observe(at Instant, s Sample) {
 		d.Registers[metering.BridgedMS] += d.Registers[metering.RunningMS] - before
 		d.Paused, d.doubted = s.Paused, false
 	case changed && !d.doubted:
-		d.doubted = true // the event that says when is on its way
+		d.doubted, d.doubtedMS = true, at.ms() // the event that says when is on its way
+	case changed && at.ms()-d.doubtedMS < eventLate.Milliseconds(): // and may still be
 	case changed: // it was lost: as if nobody had watched
 		d.Paused = true
 		d.advance(at)

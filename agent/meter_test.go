@@ -604,8 +604,9 @@ func TestStateThatChangedUnwatchedCountsAsPaused(t *testing.T) {
 	}
 }
 
-// An event that a sample overtakes still says when: what a sample shows first is
-// not counted in the state that has ended.
+// An event that samples overtake still says when: what a sample shows first is
+// not counted in the state that has ended, nor is the event taken for lost when
+// the next sample follows at once.
 func TestEventAfterTheSampleThatShowsIt(t *testing.T) {
 	b := newBench(t)
 	b.boot(1)
@@ -621,6 +622,8 @@ func TestEventAfterTheSampleThatShowsIt(t *testing.T) {
 		b.must(change.do(vm))
 		at := b.host.Now().Wall
 		b.host.Advance(change.late)
+		b.full()
+		b.host.Advance(3 * time.Millisecond)
 		b.full()
 		b.deaf = false
 		b.rig.Event(agent.Event{ID: vm, Kind: change.kind, At: at})
