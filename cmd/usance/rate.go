@@ -228,7 +228,7 @@ func statementTable(s *rating.Statement) ([]byte, error) {
 	for _, u := range s.Unrated {
 		fmt.Fprintf(w, "%s\tUNRATED\t%s\t%s\t%s\t\n", u.Resource, u.Meter, u.Quantity, u.Unit)
 		if u.Added != "" {
-			fmt.Fprintf(w, "\tUNRATED\tadded by minimum or granularity\t%s\t%s\t\n", u.Added, u.Unit)
+			fmt.Fprintf(w, "%s\tUNRATED\tadded by minimum or granularity\t%s\t%s\t\n", u.Resource, u.Added, u.Unit)
 		}
 	}
 	if err := w.Flush(); err != nil {

@@ -1,6 +1,7 @@
 package money
 
 import (
+	"math"
 	"math/big"
 	"math/bits"
 	"strconv"
@@ -67,7 +68,14 @@ func (f Fraction) Rat() *big.Rat {
 }
 
 // FracRat is the value of r.
-func FracRat(r *big.Rat) Fraction { return Fraction{large: new(big.Rat).Set(r)} }
+func FracRat(r *big.Rat) Fraction {
+	if !r.Denom().IsUint64() || r.Num().BitLen() > 128 {
+		return Fraction{large: new(big.Rat).Set(r)}
+	}
+	num := new(big.Int).Abs(r.Num())
+	low := new(big.Int).And(num, new(big.Int).SetUint64(math.MaxUint64))
+	return Fraction{negative: r.Sign() < 0, hi: num.Rsh(num, 64).Uint64(), lo: low.Uint64(), den: r.Denom().Uint64()}
+}
 
 // Sign is −1, 0 or 1.
 func (f Fraction) Sign() int {

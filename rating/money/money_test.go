@@ -103,7 +103,7 @@ func TestRound(t *testing.T) {
 	} {
 		f := Frac(tc.num, tc.den)
 		for mode, want := range map[Rounding]int64{HalfAway: tc.halfAway, HalfEven: tc.halfEven, Up: tc.up, Down: tc.towards} {
-			for _, form := range []Fraction{f, FracRat(f.Rat())} {
+			for _, form := range []Fraction{f, inLarge(f)} {
 				if got, err := Round(form, "EUR", mode); err != nil || got.Minor != want {
 					t.Errorf("%d/%d %s: got %d, %v; want %d", tc.num, tc.den, mode, got.Minor, err, want)
 				}
@@ -138,6 +138,9 @@ func TestPriceTimes(t *testing.T) {
 	})
 }
 
+// inLarge is the same value in the form that has no bounds.
+func inLarge(f Fraction) Fraction { return Fraction{large: f.Rat()} }
+
 func fractions() *rapid.Generator[Fraction] {
 	return rapid.Custom(func(t *rapid.T) Fraction {
 		f := FracOf(
@@ -159,7 +162,7 @@ func TestTextOfSmallFractions(t *testing.T) {
 		if rapid.Bool().Draw(t, "small") {
 			f = Frac(rapid.Int64Range(-5000, 5000).Draw(t, "num"), den)
 		}
-		if slow := FracRat(f.Rat()).Text(); f.Text() != slow {
+		if slow := inLarge(f).Text(); f.Text() != slow {
 			t.Fatalf("%s is written %s and %s", f.Rat(), f.Text(), slow)
 		}
 	})
@@ -169,6 +172,7 @@ func TestTextOfSmallFractions(t *testing.T) {
 func TestFraction(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		f, g := fractions().Draw(t, "f"), fractions().Draw(t, "g")
+		q := metering.Quantity{Hi: rapid.SampledFrom([]uint64{0, 1, 1 << 49}).Draw(t, "hi"), Lo: rapid.Uint64().Draw(t, "lo")}
 		for name, got := range map[string]struct {
 			f    Fraction
 			want *big.Rat
@@ -176,6 +180,8 @@ func TestFraction(t *testing.T) {
 			"+": {f.Add(g), new(big.Rat).Add(f.Rat(), g.Rat())},
 			"-": {f.Sub(g), new(big.Rat).Sub(f.Rat(), g.Rat())},
 			"×": {f.Mul(g), new(big.Rat).Mul(f.Rat(), g.Rat())},
+			"q": {f.Times(q), new(big.Rat).Mul(f.Rat(), new(big.Rat).SetInt(q.Big()))},
+			"=": {FracRat(f.Rat()), f.Rat()},
 			"m": {f.Min(g), map[bool]*big.Rat{true: f.Rat(), false: g.Rat()}[f.Rat().Cmp(g.Rat()) < 0]},
 		} {
 			if got.f.Rat().Cmp(got.want) != 0 {
@@ -184,7 +190,7 @@ func TestFraction(t *testing.T) {
 		}
 		// Both ways of writing agree, and what is written is the value.
 		again, ok := new(big.Rat).SetString(f.Text())
-		if slow := FracRat(f.Rat()).Text(); !ok || again.Cmp(f.Rat()) != 0 || f.Text() != slow {
+		if slow := inLarge(f).Text(); !ok || again.Cmp(f.Rat()) != 0 || f.Text() != slow {
 			t.Fatalf("%s is written %s and %s", f.Rat(), f.Text(), slow)
 		}
 		if f.Cmp(g) != f.Rat().Cmp(g.Rat()) {
@@ -260,7 +266,7 @@ func TestSharesSumToTheWhole(t *testing.T) {
 		// Without the short way, the same.
 		var slow []Fraction
 		for _, p := range parts {
-			slow = append(slow, FracRat(p.Rat()))
+			slow = append(slow, inLarge(p))
 		}
 		if again, other, err := Shares(slow, "EUR", mode); err != nil || again != whole || !slices.Equal(other, shares) {
 			t.Fatalf("%v %v and %v %v", whole, shares, again, other)
