@@ -72,6 +72,10 @@ func (p *Plan) forPart(period, window metering.Window) (*Rater, error) {
 	return r, nil
 }
 
+// maxMinimum bounds a minimum, in 2^64 thousandths of the base unit, so that sums
+// over many starts fit; a plan that states a larger one is refused.
+const maxMinimum = 1 << 49
+
 func (r *Rater) price(rate *Rate) (priced, error) {
 	p := priced{
 		Rate:        rate,
@@ -115,6 +119,9 @@ func (r *Rater) price(rate *Rate) (priced, error) {
 		first := p.steps[0].price
 		n := new(big.Int).Mul(big.NewInt(nano), big.NewInt(first.Per))
 		p.minimum = larger(p.minimum, quotient(n.Mul(n, big.NewInt(1000)), big.NewInt(first.Nano)))
+	}
+	if p.minimum.whole.Hi >= maxMinimum {
+		return priced{}, fmt.Errorf("minimum %s: it buys more than can be counted at %s", rate.Minimum.Text, rate.Steps[0].Text)
 	}
 	return p, nil
 }

@@ -24,7 +24,7 @@
 //	minimum_spend  5.00 per month; what all charges lack of it is charged
 //	tenants        id: {rates, discounts, minimum_spend}: agreed with one tenant; a
 //	               rate stands in place of the one of its id, or is a further one
-//	rounding       half-away, half-even, up or down
+//	rounding       half-away, half-even, up or down: of each line, once over all resources
 //
 // A rate:
 //
@@ -40,7 +40,8 @@
 //	             package (graduated by started price units)
 //	pool         resource or tenant: over what usage is added up
 //	minimum      60 s; 0.01 EUR; [60 s, 0.01 EUR], the larger; per start (default),
-//	             per resource, or per tenant, which is due without usage too
+//	             per resource, or per tenant, which is due without usage too; a start
+//	             counts as a whole, also what of it no rate fits
 //	granularity  1 h, per start (default) or per resource: started units count
 //	included     500 GiB, per tenant, per resource, per instance-month or
 //	             per instance-month(672 h)

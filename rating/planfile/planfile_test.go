@@ -162,6 +162,7 @@ func TestRefused(t *testing.T) {
 		"a tag":                         {strings.Replace(rate("meter: disk.read, price: 1 per GB"), "plan: p", "plan: !!str p", 1), "p.yaml:1:7: tags such as !!str are not read"},
 		"a name with blanks":            {strings.Replace(rate("meter: disk.read, price: 1 per GB"), "plan: p", "plan: my plan", 1), `"my plan" is not a name`},
 		"a minimum in another currency": {rate("meter: instance.running, price: 1 per hour, minimum: 1 USD"), `minimum: unit "USD" does not fit`},
+		"a minimum that buys too much":  {rate("meter: volume.allocated, price: 0.000000001 per 1000000 TiB-month, minimum: 1000000000 EUR"), "minimum 1000000000 EUR: it buys more than can be counted"},
 		"a minimum per day":             {rate("meter: instance.running, price: 1 per hour, minimum: 1 h per day"), `a minimum per "day" is not known; per start, per resource and per tenant are`},
 		"a minimum per tenant alone":    {rate("meter: instance.running, price: 1 per hour, minimum: 1 h per tenant"), "needs pool: tenant"},
 		"a minimum per resource pooled": {rate("meter: instance.running, pool: tenant, price: 1 per hour, minimum: 1 h per resource"), "needs pool: resource"},
