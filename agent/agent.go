@@ -270,24 +270,26 @@ func (a *Agent) status(ctx context.Context) hostapi.Status {
 }
 
 // remember gives the meter the control plane's memory when it has none of its
-// own. What still waits in the spool goes first, so that it is remembered too.
+// own. What an agent before this one left in the spool goes first, so that it is
+// remembered too; what this one adds does not hold the question up.
 func (a *Agent) remember(ctx context.Context) {
 	if !a.recorder.meter.lost {
 		return
 	}
+	for a.spool.Inherited() > 0 && ctx.Err() == nil {
+		sleep(ctx, minBackoff)
+	}
 	for failures := 0; ctx.Err() == nil; failures++ {
-		if a.spool.Stat().Readings == 0 {
-			known, err := a.client.Epochs(ctx)
-			if err == nil {
-				select {
-				case a.recorder.known <- known:
-				case <-ctx.Done():
-				}
-				return
+		known, err := a.client.Epochs(ctx)
+		if err == nil {
+			select {
+			case a.recorder.known <- known:
+			case <-ctx.Done():
 			}
-			if ctx.Err() == nil {
-				a.cfg.Log.Warn("the control plane cannot be asked for known epochs", "err", err)
-			}
+			return
+		}
+		if ctx.Err() == nil {
+			a.cfg.Log.Warn("the control plane cannot be asked for known epochs", "err", err)
 		}
 		sleep(ctx, backoff(failures, minBackoff, maxBackoff))
 	}

@@ -70,9 +70,10 @@ type Spool struct {
 	lock     *os.File   // holds the flock; nil once closed
 	segments []*segment // oldest first; a record of each waits
 	nextSeq  uint64
-	bytes    int64 // Σ size
-	alone    token // rounds of a refused item, to be offered one by one
-	stat     Stat  // the counts since Open
+	firstSeq uint64 // of what was appended since Open
+	bytes    int64  // Σ size
+	alone    token  // rounds of a refused item, to be offered one by one
+	stat     Stat   // the counts since Open
 }
 
 // Open opens the queue in dir, making the folder if need be. What a crash left
@@ -123,6 +124,7 @@ func (s *Spool) open() error {
 		}
 		s.nextSeq = seq + 1
 	}
+	s.firstSeq = s.nextSeq
 	if len(s.segments) > 0 {
 		s.ready <- struct{}{}
 	}
@@ -279,6 +281,19 @@ func (s *Spool) Stat() Stat {
 		st.Oldest = time.UnixMilli(oldestMS).UTC()
 	}
 	return st
+}
+
+// Inherited is how many of the readings that waited at Open still do.
+func (s *Spool) Inherited() (readings int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, g := range s.segments {
+		if g.seq < s.firstSeq {
+			n, _ := g.waiting()
+			readings += n
+		}
+	}
+	return readings
 }
 
 // Close releases the folder. What waits stays on disk.

@@ -162,6 +162,38 @@ func TestQueue(t *testing.T) {
 	}
 }
 
+// What an earlier process left is told from what this one adds.
+func TestInherited(t *testing.T) {
+	dir := t.TempDir()
+	before := open(t, dir, 0)
+	if err := before.Append(round(2, 1), false); err != nil {
+		t.Fatal(err)
+	}
+	if got := before.Inherited(); got != 0 {
+		t.Errorf("its own readings: %d inherited, want 0", got)
+	}
+	if err := before.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, dir, 0)
+	if err := s.Append(round(3, 2), false); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.Inherited(); got != 2 {
+		t.Errorf("%d inherited, want 2", got)
+	}
+	item, ok, err := s.Next()
+	if !ok || err != nil {
+		t.Fatalf("next: %v, %v", ok, err)
+	}
+	if err := s.Ack(item); err != nil {
+		t.Fatal(err)
+	}
+	if got, all := s.Inherited(), s.Stat().Readings; got != 0 || all != 5-int64(item.Readings) {
+		t.Errorf("after %d were sent: %d inherited of %d waiting", item.Readings, got, all)
+	}
+}
+
 func TestSecondOpen(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir, 0)
