@@ -264,9 +264,23 @@ func (c *chaos) checkReadings(r *report, totals map[metering.EpochID]readingdb.T
 	}
 }
 
-// checkLeaks compares what runs with what is wanted and with what is metered,
-// while instances still run.
-func (c *chaos) checkLeaks() (found []string) {
+// leakPatience is how long a difference may take to close once faults have ended:
+// what was just ordered, or waits for its sender's back-off, is no leak.
+const leakPatience = 30 * time.Second
+
+// checkLeaks are the differences that stay.
+func (c *chaos) checkLeaks() []string {
+	c.t.Helper()
+	for deadline := time.Now().Add(leakPatience); ; time.Sleep(c.interval) {
+		if found := c.leaksNow(); len(found) == 0 || time.Now().After(deadline) {
+			return found
+		}
+	}
+}
+
+// leaksNow compares what runs with what is wanted and with what is metered, while
+// instances still run.
+func (c *chaos) leaksNow() (found []string) {
 	c.t.Helper()
 	found = c.openLeaks()
 	runs := map[metering.InstanceID]bool{}
