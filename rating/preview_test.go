@@ -74,7 +74,7 @@ func TestPreviewIsTheBill(t *testing.T) {
 	if plans = append(plans, mustParse(t, previewPlan)); len(plans) < 8 {
 		t.Fatalf("only %d plans name flavors", len(plans))
 	}
-	priced := 0
+	priced, drawn := 0, 0
 	rapid.Check(t, func(t *rapid.T) {
 		plan := plans[rapid.IntRange(0, len(plans)-1).Draw(t, "plan")]
 		flavors := flavorsOf(plan)
@@ -103,12 +103,13 @@ func TestPreviewIsTheBill(t *testing.T) {
 		if bill != preview.Month {
 			t.Fatalf("%s under plan %s: the bill is %s, the preview was %s", flavor.Name, plan.Name, bill, preview.Month)
 		}
+		drawn++
 		if bill.Minor > 0 {
 			priced++
 		}
 	})
-	if priced < 20 {
-		t.Errorf("only %d bills were of anything", priced)
+	if 2*priced < drawn {
+		t.Errorf("only %d bills of %d were of anything", priced, drawn)
 	}
 }
 
