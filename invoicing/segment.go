@@ -71,8 +71,8 @@ type Segment struct {
 	From, To Level
 }
 
-// Advance splits what is not billed of the odometers over the spans it lies in,
-// which follow each other; the last one is read at the cut. An odometer that no closing has seen
+// Advance splits what is not billed of the odometers (metering.Unbilled) over the
+// spans it lies in, which follow each other; the last one is read at the cut. An odometer that no closing has seen
 // yields at least one segment, an empty one in the last span, so that every
 // epoch seen is on record; others only yield segments that climb.
 func Advance(odometers []Odometer, spans []Span) ([]Segment, error) {

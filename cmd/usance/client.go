@@ -99,7 +99,7 @@ const operatorTokenFile = "keys/operator-token"
 // operatorFlags are the flags of the operator's commands.
 type operatorFlags struct{ data, server, token string }
 
-// operatorClient is a client with the operator's token: the given one, else
+// client is a client with the operator's token: the given one, else
 // that of the data folder.
 func (o operatorFlags) client() (*apiClient, error) {
 	token := o.token
