@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/usance/usance/agent/hoststat"
@@ -45,6 +46,7 @@ type Agent struct {
 	recorder   *recorder
 	sender     *sender
 	reconciler *reconciler
+	opened     atomic.Bool   // the fields above are set
 	changed    chan struct{} // a status is to be sent soon
 	fetch      sync.Mutex    // one image download at a time
 }
@@ -127,6 +129,7 @@ func (a *Agent) open(ctx context.Context) error {
 	a.reconciler = newReconciler(a.cfg, a.recorder.fullReading, a.image, a.report)
 	readings := &ingest.Client{URL: a.cfg.Server, HTTP: a.client.HTTP()}
 	a.sender = newSender(sp, readings, a.cfg.Log, a.report)
+	a.opened.Store(true)
 	return nil
 }
 
@@ -260,8 +263,9 @@ func (a *Agent) status(ctx context.Context) hostapi.Status {
 		FullReading: a.sender.sent.Load(),
 		Capacity:    a.cfg.Capacity,
 		Host:        hoststat.Read(ctx, a.cfg.DataDir),
-		Spool:       hostapi.SpoolStat{Bytes: waiting.Bytes, Readings: waiting.Readings, Oldest: waiting.Oldest},
-		Instances:   observed,
+		Spool: hostapi.SpoolStat{Bytes: waiting.Bytes, Limit: waiting.Limit, Readings: waiting.Readings, Oldest: waiting.Oldest,
+			Thinned: waiting.Thinned, Refused: waiting.Refused, Aside: waiting.Aside},
+		Instances: observed,
 	}
 	if err != nil {
 		s.Host.HypervisorError = err.Error()

@@ -55,6 +55,8 @@ type recorder struct {
 	list       bool      // the next one is to list all domains, too
 	waiting    []chan error
 	served     []chan error // demands that the sample being taken answers
+
+	stat counts[RecorderStat]
 }
 
 // samples is what one pass over the hypervisor gave.
@@ -63,6 +65,7 @@ type samples struct {
 	domains []Domain // when listed
 	listed  bool
 	err     error
+	took    time.Duration
 }
 
 func newRecorder(cfg Config, m *meter, j *journal, changed func()) *recorder {
@@ -113,6 +116,7 @@ func (r *recorder) run(ctx context.Context) {
 			r.event(ctx, e)
 		case live := <-r.watching:
 			r.meter.watch(live)
+			r.stat.change(func(c *RecorderStat) { c.Watching = live })
 			r.begin(ctx)
 		case known := <-r.known:
 			r.remember(ctx, known)
@@ -205,7 +209,9 @@ func (r *recorder) begin(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(ctx, r.interval)
 		defer cancel()
 		var s samples
+		began := time.Now()
 		s.samples, s.err = r.hypervisor.Sample(ctx)
+		s.took = time.Since(began)
 		if list {
 			var err error
 			if s.domains, err = r.hypervisor.Domains(ctx); err == nil {
@@ -223,6 +229,7 @@ func (r *recorder) take(ctx context.Context, s samples) {
 	if s.err != nil {
 		r.log.Warn("some domains could not be read", "read", len(s.samples), "err", s.err)
 	}
+	r.stat.change(func(c *RecorderStat) { c.pass(s) })
 	for _, sample := range s.samples {
 		at := r.instant(sample.At)
 		r.roundsUpTo(at)
@@ -285,7 +292,9 @@ func (r *recorder) roundsUpTo(at Instant) {
 func (r *recorder) round(at Instant) {
 	r.lastRound = at.Wall
 	r.meter.round(at, 2*r.interval)
-	r.commit()
+	began := time.Now()
+	err := r.commit()
+	r.stat.change(func(c *RecorderStat) { c.round(time.Since(began), err) })
 }
 
 func later(a, b time.Time) time.Time {

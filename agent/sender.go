@@ -35,6 +35,7 @@ type sender struct {
 	taken, sent atomic.Uint64
 	poke        chan struct{} // after taken rose
 	delivered   func()        // called after sent rose; must not block
+	stat        counts[SenderStat]
 }
 
 func newSender(sp *spool.Spool, client *ingest.Client, log *slog.Logger, delivered func()) *sender {
@@ -96,7 +97,8 @@ func (s *sender) send(ctx context.Context) (sent bool, err error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
 	defer cancel()
-	_, err = s.client.Send(ctx, item.Body)
+	answer, err := s.client.Send(ctx, item.Body)
+	s.stat.change(func(c *SenderStat) { c.answer(answer, time.Now(), err) })
 	if errors.Is(err, ingest.ErrMalformed) {
 		s.log.Error("readings refused as malformed are set aside", "readings", item.Readings, "err", err)
 		return true, s.spool.SetAside(item, err.Error())

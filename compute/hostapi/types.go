@@ -127,11 +127,16 @@ type HostStat struct {
 	HypervisorError string   `json:"hypervisor_error,omitempty"`
 }
 
-// SpoolStat is how much waits on the host to be sent.
+// SpoolStat is how much waits on the host to be sent, and what the wait has cost
+// since its agent started. An agent that does not say the latter leaves it 0.
 type SpoolStat struct {
 	Bytes    int64     `json:"bytes"`
+	Limit    int64     `json:"limit,omitzero"` // of Bytes
 	Readings int64     `json:"readings"`
 	Oldest   time.Time `json:"oldest,omitzero"`
+	Thinned  int64     `json:"thinned,omitzero"` // readings given up where a later one of their slot stays
+	Refused  int64     `json:"refused,omitzero"` // rounds for which there was no room
+	Aside    int64     `json:"aside,omitzero"`   // bodies that could not be read or were refused as malformed
 }
 
 // ObservedInstance is one instance as it is.

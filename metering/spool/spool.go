@@ -50,6 +50,7 @@ type Config struct {
 // Stat is how much waits.
 type Stat struct {
 	Bytes    int64     // of the queue on disk, acknowledged rounds of unfinished segments included
+	Limit    int64     // what Bytes never exceeds
 	Readings int64     // not yet acknowledged
 	Oldest   time.Time // the earliest time of a waiting reading; zero when nothing waits
 	Thinned  int64     // readings given up by thinning since Open
@@ -270,7 +271,7 @@ func (s *Spool) Stat() Stat {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := s.stat
-	st.Bytes = s.bytes
+	st.Bytes, st.Limit = s.bytes, s.maxBytes
 	oldestMS := int64(math.MaxInt64)
 	for _, g := range s.segments {
 		readings, oldest := g.waiting()

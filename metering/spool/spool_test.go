@@ -153,7 +153,7 @@ func TestQueue(t *testing.T) {
 	if got := drain(t, s); len(got) != 8 {
 		t.Errorf("%d readings after the restart; the segment was not done with, so all 8 are sent again", len(got))
 	}
-	if st, files := s.Stat(), segmentFiles(t, dir); st != (Stat{}) || len(files) != 0 {
+	if st, files := s.Stat(), segmentFiles(t, dir); st != (Stat{Limit: DefaultMaxBytes}) || len(files) != 0 {
 		t.Errorf("an empty spool: %+v, %v", st, files)
 	}
 	mustAppend(t, s, round(1, 9))
