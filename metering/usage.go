@@ -14,6 +14,9 @@ type Labels struct {
 	Image     string `json:"image,omitempty"`
 	Region    string `json:"region,omitempty"`
 	HostClass string `json:"host_class,omitempty"`
+	// Created is when the resource was created: RFC 3339 in UTC, to the second. ""
+	// is not known, and is priced like what is created now.
+	Created string `json:"created,omitempty"`
 }
 
 // Usage is the quantity of one meter of one resource in one window. It is

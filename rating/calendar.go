@@ -9,10 +9,10 @@ import (
 	"github.com/usance/usance/metering"
 )
 
-// Calendar is a time class: the union of its rules, read on a wall clock in the
-// plan's zone.
+// Calendar is a time class: the union of its rules, read on a wall clock.
 type Calendar struct {
 	Name     string
+	Zone     *time.Location // nil for the plan's; of an earlier version, that one's
 	Weekly   []Hours
 	Holidays map[Date]string // whole days, to the holiday's name
 }
@@ -133,7 +133,7 @@ func (tl *timeline) locate(w metering.Window) (inside bool, boundary time.Time, 
 func (p *Plan) Boundaries(period metering.Window) []time.Time {
 	var all []time.Time
 	for _, c := range p.usedCalendars() {
-		for _, at := range c.timeline(period, p.Zone).at[1:] {
+		for _, at := range c.timeline(period, p.zoneOf(c)).at[1:] {
 			all = append(all, time.Unix(at, 0).UTC())
 		}
 	}
@@ -151,6 +151,14 @@ func (p *Plan) usedCalendars() []*Calendar {
 		}
 	}
 	return used
+}
+
+// zoneOf is where the wall clock of a time class hangs.
+func (p *Plan) zoneOf(c *Calendar) *time.Location {
+	if c.Zone != nil {
+		return c.Zone
+	}
+	return p.Zone
 }
 
 // classYears is how many years classSets looks through: what meets only later
@@ -180,7 +188,7 @@ func (p *Plan) classSets(rates []int) [][]string {
 	lines := make([]timeline, len(calendars))
 	var instants []int64
 	for i, c := range calendars {
-		lines[i] = c.timeline(years, p.Zone)
+		lines[i] = c.timeline(years, p.zoneOf(c))
 		instants = append(instants, lines[i].at...)
 	}
 	slices.Sort(instants)

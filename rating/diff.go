@@ -28,6 +28,7 @@ func Diff(old, new *Plan) []Change {
 	d.value("currency", string(old.Currency), string(new.Currency))
 	d.value("time zone", old.Zone.String(), new.Zone.String())
 	d.value("effective", old.effectiveText(), new.effectiveText())
+	d.value("grandfathered", old.grandfatherText(), new.grandfatherText())
 	d.value("rounding", old.Rounding.String(), new.Rounding.String())
 	pairs(d, "flavor ", old.Flavors, new.Flavors, func(f *Flavor) string { return f.Name }, (*differ).flavor, (*Flavor).text)
 	pairs(d, "time class ", old.Calendars, new.Calendars, func(c *Calendar) string { return c.Name }, (*differ).calendar, (*Calendar).text)
@@ -110,6 +111,13 @@ func (p *Plan) effectiveText() string {
 		s += " mid-period"
 	}
 	return s
+}
+
+func (p *Plan) grandfatherText() string {
+	if p.Grandfathered.IsZero() {
+		return ""
+	}
+	return fmt.Sprintf("resources created before %s, in periods that begin before %s", dayText(p.Effective), dayText(p.Grandfathered))
 }
 
 // dayText is the day an instant begins in its own zone; "" for none.
@@ -207,6 +215,7 @@ func (c *Discount) text() string { return strings.TrimPrefix(c.Text, c.Name+" ")
 func (d *differ) rate(old, new *Rate) {
 	d.value("meter", old.meterText(), new.meterText())
 	d.value("for", old.Where.text(), new.Where.text())
+	d.value("grandfathered from", old.Former, new.Former)
 	d.value("component", old.Component, new.Component)
 	d.value("percentile", old.percentileText(), new.percentileText())
 	d.prices(old, new)
@@ -291,6 +300,12 @@ func (w *Where) text() string {
 			values = slices.Sorted(slices.Values(values))
 			all = append(all, [...]string{"flavor", "image", "region", "host class", "time"}[i]+" "+strings.Join(values, " or "))
 		}
+	}
+	if w.CreatedFrom != "" {
+		all = append(all, "created from "+w.CreatedFrom)
+	}
+	if w.CreatedBefore != "" {
+		all = append(all, "created before "+w.CreatedBefore)
 	}
 	return strings.Join(all, ", ")
 }

@@ -15,7 +15,7 @@ func (c *charging) discount(d *Discount) {
 	left := money.Frac(d.Nano, 1_000_000_000).Mul(c.part())
 	for i := range c.result.Charges {
 		charge := &c.result.Charges[i]
-		if len(d.Rates) > 0 && !slices.Contains(d.Rates, charge.Rate.ID) {
+		if len(d.Rates) > 0 && !slices.Contains(d.Rates, charge.Rate.ID) && !slices.Contains(d.Rates, charge.Rate.Former) {
 			continue
 		}
 		var off money.Fraction

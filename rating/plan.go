@@ -16,12 +16,16 @@ type Plan struct {
 	Zone      *time.Location // rules calendars and dates
 	Effective time.Time      // the first instant of the day it takes effect, in Zone; zero when not said
 	MidPeriod bool           // takes effect within a running period, which is split there
-	Flavors   []Flavor       // as ordered in the plan
-	Calendars []Calendar
-	Rates     []Rate     // as ordered in the plan; a minimum spend is the last
-	Discounts []Discount // taken off one after the other
-	Rounding  money.Rounding
-	Tenants   map[metering.TenantID]*Plan // where something else is agreed with a tenant
+	// Grandfathered is until when resources created before Effective keep the rates
+	// of the version before, in periods that begin earlier; zero for not at all. See
+	// Grandfather.
+	Grandfathered time.Time
+	Flavors       []Flavor // as ordered in the plan
+	Calendars     []Calendar
+	Rates         []Rate     // as ordered in the plan; a minimum spend is the last
+	Discounts     []Discount // taken off one after the other
+	Rounding      money.Rounding
+	Tenants       map[metering.TenantID]*Plan // where something else is agreed with a tenant
 }
 
 // ForTenant is the plan with what is agreed with the tenant.
@@ -53,6 +57,7 @@ type Flavor struct {
 // Rate is one price rule for one meter.
 type Rate struct {
 	ID          string
+	Former      string // the id in its own version, of a rate that is grandfathered
 	Component   string // rates of one component exclude each other, those of several add up
 	Meter       metering.Meter
 	Also        []metering.Meter // counted together with Meter
@@ -102,6 +107,10 @@ const (
 type Where struct {
 	Flavor, Image, Region, HostClass []string
 	Time                             []string // calendar names: the usage lies in one of them
+	// CreatedFrom and CreatedBefore bound when the resource was created, written as
+	// in labels; "" does not. What is created nobody knows when is new. No plan
+	// states them: they are what Grandfather joins versions by.
+	CreatedFrom, CreatedBefore string
 }
 
 // Step is one price, for usage up to a threshold.
@@ -238,7 +247,7 @@ func (r *Rate) meters() []metering.Meter {
 
 // rivals reports whether the rates exclude each other for some meter.
 func (r *Rate) rivals(o *Rate) bool {
-	return r.Component == o.Component && slices.ContainsFunc(r.meters(), func(m metering.Meter) bool {
+	return r.Component == o.Component && r.Where.sameAge(&o.Where) && slices.ContainsFunc(r.meters(), func(m metering.Meter) bool {
 		return slices.Contains(o.meters(), m)
 	})
 }

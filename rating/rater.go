@@ -57,7 +57,7 @@ func (p *Plan) forPart(period, window metering.Window) (*Rater, error) {
 	}
 	r := &Rater{plan: p, period: period, window: window, seconds: uint64(period.Length() / time.Second), components: []string{mainComponent}}
 	for _, c := range p.usedCalendars() {
-		r.timelines = append(r.timelines, c.timeline(window, p.Zone))
+		r.timelines = append(r.timelines, c.timeline(window, p.zoneOf(c)))
 	}
 	for i := range p.Rates {
 		rate, err := r.price(&p.Rates[i])

@@ -24,7 +24,21 @@ func (w *Where) isEmpty() bool {
 
 // fits reports whether the labels meet the conditions, the time class aside.
 func (w *Where) fits(l *metering.Labels) bool {
-	return allows(w.Flavor, l.Flavor) && allows(w.Image, l.Image) && allows(w.Region, l.Region) && allows(w.HostClass, l.HostClass)
+	return allows(w.Flavor, l.Flavor) && allows(w.Image, l.Image) && allows(w.Region, l.Region) && allows(w.HostClass, l.HostClass) && w.allowsAge(l.Created)
+}
+
+// allowsAge reports whether a resource created then, "" for nobody knows, is
+// among those that the rate is for.
+func (w *Where) allowsAge(created string) bool {
+	if created == "" {
+		return w.CreatedBefore == ""
+	}
+	return created >= w.CreatedFrom && (w.CreatedBefore == "" || created < w.CreatedBefore)
+}
+
+// sameAge reports whether a resource can be among those of both.
+func (w *Where) sameAge(o *Where) bool {
+	return (w.CreatedBefore == "" || o.CreatedFrom < w.CreatedBefore) && (o.CreatedBefore == "" || w.CreatedFrom < o.CreatedBefore)
 }
 
 func allows(list []string, value string) bool {

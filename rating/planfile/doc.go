@@ -17,6 +17,10 @@
 //	currency       a code of ISO 4217
 //	timezone       of calendars and dates; UTC if not said
 //	effective      2026-12-01, or 2026-12-15 mid-period
+//	grandfathered  {until: 2027-06-01}: resources created before this version takes
+//	               effect keep the rates of the version before, and what that one
+//	               kept, in periods that begin before the day; the minimum spend,
+//	               discounts and commitments are this version's for all
 //	flavors        name: {vcpus, memory, disk}
 //	calendar       time classes: name: {daily, weekly, weekends, holidays}
 //	rates          a list, see below

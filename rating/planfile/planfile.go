@@ -48,11 +48,12 @@ func (d *decoder) document(src []byte) *rating.Plan {
 		"currency": func(n *yaml.Node) { plan.Currency = d.currency(n) },
 		"timezone": func(n *yaml.Node) { plan.Zone = d.zone(n) },
 		// Read after the zone, whatever the order of keys.
-		"effective": nil,
-		"flavors":   func(n *yaml.Node) { plan.Flavors = d.flavors(n, flavors) },
-		"calendar":  func(n *yaml.Node) { plan.Calendars = d.calendars(n) },
-		"rates":     func(n *yaml.Node) { rates = n },
-		"rounding":  func(n *yaml.Node) { plan.Rounding = d.rounding(n) },
+		"effective":     nil,
+		"grandfathered": nil,
+		"flavors":       func(n *yaml.Node) { plan.Flavors = d.flavors(n, flavors) },
+		"calendar":      func(n *yaml.Node) { plan.Calendars = d.calendars(n) },
+		"rates":         func(n *yaml.Node) { rates = n },
+		"rounding":      func(n *yaml.Node) { plan.Rounding = d.rounding(n) },
 		// Read after the rates and the zone.
 		"discounts":     nil,
 		"minimum_spend": nil,
@@ -60,6 +61,9 @@ func (d *decoder) document(src []byte) *rating.Plan {
 	}, "plan", "currency", "rates")
 	if n := child(root, "effective"); n != nil {
 		plan.Effective, plan.MidPeriod = d.effective(n, plan.Zone)
+	}
+	if n := child(root, "grandfathered"); n != nil {
+		plan.Grandfathered = d.grandfathered(n, plan)
 	}
 	if rates == nil {
 		return plan
@@ -175,6 +179,23 @@ func (d *decoder) effective(n *yaml.Node, zone *time.Location) (time.Time, bool)
 		d.errorf(n, "%q is not a date; 2026-12-01 and 2026-12-15 mid-period are", s)
 	}
 	return t, mid
+}
+
+// grandfathered reads {until: 2027-06-01}: the first instant of that day.
+func (d *decoder) grandfathered(n *yaml.Node, plan *rating.Plan) (until time.Time) {
+	d.mapping(n, "grandfathered", fields{"until": func(n *yaml.Node) {
+		var mid bool
+		until, mid = d.effective(n, plan.Zone)
+		switch {
+		case mid:
+			d.errorf(n, "rates are kept for whole periods; 2027-06-01 is read")
+		case plan.Effective.IsZero():
+			d.errorf(n, "grandfathered needs effective: resources created before that day keep their rates")
+		case !until.IsZero() && !until.After(plan.Effective):
+			d.errorf(n, "until %s nothing is kept: the plan takes effect on %s", until.Format(time.DateOnly), plan.Effective.Format(time.DateOnly))
+		}
+	}}, "until")
+	return until
 }
 
 func (d *decoder) flavors(n *yaml.Node, places map[string]*yaml.Node) []rating.Flavor {

@@ -162,7 +162,21 @@ func labels(raw json.RawMessage, l *metering.Labels) error {
 		"image":      func(raw json.RawMessage) error { return str(raw, &l.Image) },
 		"region":     func(raw json.RawMessage) error { return str(raw, &l.Region) },
 		"host_class": func(raw json.RawMessage) error { return str(raw, &l.HostClass) },
+		"created":    func(raw json.RawMessage) error { return created(raw, &l.Created) },
 	})
+}
+
+// created is an instant, of any offset, as labels have it: in UTC, to the second.
+func created(raw json.RawMessage, to *string) error {
+	var at time.Time
+	if err := instant(raw, &at); err != nil {
+		return err
+	}
+	if y := at.Year(); y < 0 || y > 9999 {
+		return fmt.Errorf("%s lies outside the years 0 to 9999 of UTC", raw)
+	}
+	*to = at.Truncate(time.Second).Format(time.RFC3339)
+	return nil
 }
 
 // object reads a JSON object whose keys are known and stand there once.

@@ -12,7 +12,7 @@ import (
 )
 
 const line = `{"resource":"ins_1","meter":"instance.running","start":"2026-11-01T01:00:00+01:00","end":"2026-11-01T01:00:00Z",` +
-	`"quantity":"3600.125","labels":{"flavor":"small","host_class":"fast"},"start_id":"s1","before":"60"}`
+	`"quantity":"3600.125","labels":{"flavor":"small","host_class":"fast","created":"2026-10-01T00:30:00.5+01:00"},"start_id":"s1","before":"60"}`
 
 func TestRead(t *testing.T) {
 	got, err := Read("u", strings.NewReader("\n"+line+"\r\n   \n"+line))
@@ -22,7 +22,7 @@ func TestRead(t *testing.T) {
 	at := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
 	usage := metering.Usage{
 		Resource: "ins_1", Meter: metering.InstanceRunning, Window: metering.Window{Start: at, End: at.Add(time.Hour)},
-		Quantity: metering.Thousandths(3600125), Labels: metering.Labels{Flavor: "small", HostClass: "fast"},
+		Quantity: metering.Thousandths(3600125), Labels: metering.Labels{Flavor: "small", HostClass: "fast", Created: "2026-09-30T23:30:00Z"},
 		Start: "s1", Before: metering.Thousandths(60000),
 	}
 	if diff := cmp.Diff([]Entry{{2, usage}, {4, usage}}, got); diff != "" {
@@ -47,7 +47,9 @@ func TestRefused(t *testing.T) {
 		"unknown label":        {swap(`"flavor"`, `"size"`), `labels: labels has no key "size"`},
 		"a label twice":        {swap(`"host_class":"fast"`, `"flavor":"x"`), `"flavor" twice`},
 		"a label of null":      {swap(`"small"`, `null`), "flavor: null is not a string"},
-		"labels of text":       {swap(`{"flavor":"small","host_class":"fast"}`, `"x"`), "labels must be a JSON object"},
+		"labels of text":       {swap(`{"flavor":"small","host_class":"fast","created":"2026-10-01T00:30:00.5+01:00"}`, `"x"`), "labels must be a JSON object"},
+		"created on a day":     {swap("2026-10-01T00:30:00.5+01:00", "2026-10-01"), `labels: created: "2026-10-01" is not a time`},
+		"created too early":    {swap("2026-10-01T00:30:00.5+01:00", "0000-01-01T00:00:00+01:00"), "outside the years 0 to 9999"},
 		"unknown meter":        {swap("instance.running", "instance.walking"), `meter: there is no meter "instance.walking"`},
 		"no resource":          {swap(`"resource":"ins_1",`, ""), `no "resource"`},
 		"an empty resource":    {swap("ins_1", ""), "resource: it is empty"},

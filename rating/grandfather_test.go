@@ -1,0 +1,111 @@
+package rating_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/usance/usance/metering"
+	"github.com/usance/usance/rating"
+)
+
+// versions are three of one plan, each of which grandfathers what came before.
+var versions = []string{`
+plan: p
+currency: EUR
+timezone: Europe/Berlin
+effective: 2026-01-01
+calendar: {night: {daily: "22:00-06:00"}}
+rates:
+  - {id: running, meter: instance.running, price: 0.01 per hour}
+  - {id: night, meter: instance.running, where: {time: night}, price: 0.005 per hour}
+minimum_spend: 1.00 per month
+`, `
+plan: p
+currency: EUR
+timezone: UTC
+effective: 2026-05-01
+grandfathered: {until: 2026-12-01}
+calendar: {night: {daily: "00:00-01:00"}}
+rates:
+  - {id: running, meter: instance.running, price: 0.02 per hour}
+  - {id: night, meter: instance.running, where: {time: night}, price: 0.015 per hour}
+minimum_spend: 2.00 per month
+`, `
+plan: p
+currency: EUR
+effective: 2026-10-01
+grandfathered: {until: 2027-03-01}
+rates:
+  - {id: running, meter: instance.running, price: 0.04 per hour}
+minimum_spend: 3.00 per month
+`}
+
+// inForce is the last version with what the others left it, in a period.
+func inForce(t *testing.T, start time.Time, sources ...string) *rating.Plan {
+	t.Helper()
+	var plan *rating.Plan
+	for _, source := range sources {
+		next := mustParse(t, source)
+		if plan != nil {
+			var err error
+			if next, err = next.Grandfather(plan, start); err != nil {
+				t.Fatal(err)
+			}
+		}
+		plan = next
+	}
+	return plan
+}
+
+// TestGrandfatherRates: which version's price an hour of running has, by when its
+// resource was created and by period.
+func TestGrandfatherRates(t *testing.T) {
+	for _, tc := range []struct{ created, at, want string }{
+		{"2026-04-30T23:59:59Z", "2026-11-03T12", "running@2026-01-01"},
+		{"2026-05-01T00:00:00Z", "2026-11-03T12", "running@2026-05-01"},
+		{"2026-09-30T23:59:59Z", "2026-11-03T12", "running@2026-05-01"},
+		{"2026-10-01T00:00:00Z", "2026-11-03T12", "running"},
+		{"", "2026-11-03T12", "running"},
+		// The second version's word has ended, the third's has not.
+		{"2026-04-30T23:59:59Z", "2026-12-03T12", "running@2026-05-01"},
+		{"2026-04-30T23:59:59Z", "2027-02-28T12", "running@2026-05-01"},
+		{"2026-04-30T23:59:59Z", "2027-03-03T12", "running"},
+		// Nights are those of each version, in its own zone.
+		{"2026-04-30T23:59:59Z", "2026-11-03T21", "night@2026-01-01"},
+		{"2026-05-01T00:00:00Z", "2026-11-03T21", "running@2026-05-01"},
+		{"2026-05-01T00:00:00Z", "2026-11-03T00", "night@2026-05-01"},
+		{"", "2026-11-03T00", "running"},
+	} {
+		start, err := time.Parse("2006-01-02T15", tc.at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		period := metering.Month(start, time.UTC)
+		result, err := inForce(t, period.Start, versions...).Rate(period, []metering.Usage{{Resource: "ins_1", Meter: metering.InstanceRunning,
+			Window: metering.Window{Start: start, End: start.Add(time.Hour)}, Quantity: metering.Thousandths(3_600_000), Labels: metering.Labels{Created: tc.created}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, c := range result.Charges {
+			got = append(got, c.Rate.ID)
+		}
+		if want := "minimum-spend " + tc.want; strings.Join(got, " ") != want {
+			t.Errorf("created %q, used %s: %v, want %s", tc.created, tc.at, got, want)
+		}
+	}
+}
+
+func TestGrandfatherRefuses(t *testing.T) {
+	newer := mustParse(t, versions[2])
+	for want, source := range map[string]string{
+		"it is in EUR":             strings.ReplaceAll(versions[1], "EUR", "USD"),
+		"not of an earlier day":    strings.ReplaceAll(versions[1], "2026-05-01", "2026-10-01"),
+		"is not of an earlier day": strings.ReplaceAll(versions[0], "effective: 2026-01-01\n", ""),
+	} {
+		if _, err := newer.Grandfather(mustParse(t, source), november.Start); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", want, err)
+		}
+	}
+}
