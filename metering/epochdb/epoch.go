@@ -18,8 +18,8 @@ import (
 var ErrDifferent = errors.New("the epoch is registered with another record")
 
 const registerSQL = `
-INSERT INTO epochs (id, tenant, instance, host, lease, start, opened_at, opening, flavor, image, region, host_class)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+INSERT INTO epochs (id, tenant, instance, host, lease, start, opened_at, opening, flavor, image, region, host_class, created)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
 ON CONFLICT (id) DO NOTHING`
 
 // Register makes the records durable, all or none. One that is there already
@@ -37,7 +37,7 @@ func (s *Store) Register(ctx context.Context, epochs []metering.EpochRecord) err
 		ids[i] = e.ID
 		l := e.Labels
 		batch.Queue(registerSQL, e.ID, e.Tenant, e.Instance, e.Host, e.Lease, e.Start, e.Opened.UTC(), column(e.Opening),
-			l.Flavor, l.Image, l.Region, l.HostClass)
+			l.Flavor, l.Image, l.Region, l.HostClass, l.Created)
 	}
 	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
@@ -56,8 +56,12 @@ func (s *Store) Register(ctx context.Context, epochs []metering.EpochRecord) err
 	})
 }
 
-// difference names the first field in which two records differ, "" if none.
+// difference names the first field in which a record that is kept differs from
+// another, "" if none.
 func difference(a, b metering.EpochRecord) string {
+	if a.Labels.Created == "" {
+		b.Labels.Created = "" // the kept one is of before it was known
+	}
 	switch {
 	case a.Tenant != b.Tenant:
 		return "tenant"
@@ -80,7 +84,7 @@ func difference(a, b metering.EpochRecord) string {
 }
 
 const selectSQL = `
-SELECT e.id, e.tenant, e.instance, e.host, e.lease, e.start, e.opened_at, e.opening, e.flavor, e.image, e.region, e.host_class,
+SELECT e.id, e.tenant, e.instance, e.host, e.lease, e.start, e.opened_at, e.opening, e.flavor, e.image, e.region, e.host_class, e.created,
     v.from_at, v.cap, v.next, n.opened_at, n.opening
 FROM epochs e LEFT JOIN voids v ON v.epoch = e.id LEFT JOIN epochs n ON n.id = v.next `
 
@@ -157,7 +161,7 @@ func scanEpoch(row pgx.CollectableRow) (e metering.EpochRecord, err error) {
 	var next *metering.EpochID
 	l := &e.Labels
 	if err := row.Scan(&e.ID, &e.Tenant, &e.Instance, &e.Host, &e.Lease, &e.Start, &e.Opened, &opening,
-		&l.Flavor, &l.Image, &l.Region, &l.HostClass, &from, &limit, &next, &nextOpened, &nextOpening); err != nil {
+		&l.Flavor, &l.Image, &l.Region, &l.HostClass, &l.Created, &from, &limit, &next, &nextOpened, &nextOpening); err != nil {
 		return e, err
 	}
 	e.Opened = e.Opened.UTC()

@@ -241,6 +241,59 @@ func TestQuarantine(t *testing.T) {
 		epochdb.Quarantined{State: epochdb.Accepted, Quarantined: held})
 }
 
+// fill puts n more readings of the host into quarantine.
+const fill = `
+INSERT INTO quarantined_readings (received_at, host, tenant, epoch, instance, lease, start, opened_at, opening, at, registers, reason, detail, admit_at, state)
+SELECT $1, $2, '', 'e', 'i', 1, 1, $1, '{}', $1::timestamptz + n * interval '1 second', '{}', $3, '', $1, $3
+FROM generate_series(1, $4::integer) n`
+
+// A host that has as much in quarantine as is kept is refused what would add to
+// it, and nothing else; other hosts are not concerned.
+func TestQuarantineIsBounded(t *testing.T) {
+	pool := sqltest.Postgres(t)
+	s := epochdb.New(pool)
+	e := record(1, "ten_a", "hst_a")
+	of := func(host metering.HostID, minute int, admitAt time.Time) []ingest.Quarantined {
+		reason := ingest.ReasonTime
+		if !admitAt.IsZero() {
+			reason = ingest.ReasonFuture
+		}
+		return []ingest.Quarantined{{Host: host, Epoch: e.Epoch, Received: opened, AdmitAt: admitAt, Reason: reason,
+			Reading: metering.Reading{Epoch: e.ID, At: opened.Add(time.Duration(minute) * time.Minute)}}}
+	}
+	for state, limit := range map[epochdb.State]int{epochdb.Open: epochdb.MaxOpen, epochdb.Held: epochdb.MaxHeld} {
+		admitAt := time.Time{}
+		if state == epochdb.Held {
+			admitAt = opened
+		}
+		if _, err := pool.Exec(t.Context(), fill, opened, "hst_a", state, limit-1); err != nil {
+			t.Fatal(err)
+		}
+		both := append(of("hst_a", 1, admitAt), of("hst_a", 2, admitAt)...)
+		if err := s.Quarantine(t.Context(), both); err != nil {
+			t.Errorf("%s: the last batch before the limit: %v", state, err)
+		}
+		if err := s.Quarantine(t.Context(), both); err != nil {
+			t.Errorf("%s: what is there already, once more: %v", state, err)
+		}
+		over := append(of("hst_a", 2, admitAt), of("hst_a", 3, admitAt)...)
+		if err := s.Quarantine(t.Context(), over); !errors.Is(err, ingest.ErrQuarantineFull) {
+			t.Errorf("%s: beyond the limit: %v, want ErrQuarantineFull", state, err)
+		}
+		if err := s.Quarantine(t.Context(), of("hst_b", 3, admitAt)); err != nil {
+			t.Errorf("%s: another host: %v", state, err)
+		}
+		var kept int
+		if err := pool.QueryRow(t.Context(), `SELECT count(*) FROM quarantined_readings WHERE host = 'hst_a' AND state = $1`, state).Scan(&kept); err != nil || kept != limit+1 {
+			t.Errorf("%s: %d are kept, %v, want %d", state, kept, err, limit+1)
+		}
+	}
+	due, err := s.Due(t.Context(), opened, 4)
+	if err != nil || len(due) != 4 || due[1].Host != "hst_b" {
+		t.Errorf("due: %d, %v, want the second host's first before the first host's second", len(due), err)
+	}
+}
+
 // What an operator accepted waits until it is noted as stored.
 func TestAcceptedWaits(t *testing.T) {
 	s := epochdb.New(sqltest.Postgres(t))

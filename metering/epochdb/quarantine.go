@@ -44,10 +44,31 @@ INSERT INTO quarantined_readings (received_at, host, tenant, epoch, instance, le
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
 ON CONFLICT DO NOTHING`
 
-// Quarantine makes readings that were not accepted durable, all or none. Those
-// kept before for the same reason stay as they are.
+// How many readings of one host may be held, and how many may wait for an operator.
+// A batch that comes when so many do is refused; one that comes before may go beyond.
+const (
+	MaxHeld = 20_000
+	MaxOpen = 20_000
+)
+
+const waitingSQL = `
+SELECT (SELECT count(*) FROM quarantined_readings WHERE host = $1 AND state = 'held'),
+    (SELECT count(*) FROM quarantined_readings WHERE host = $1 AND state = 'open')`
+
+// Quarantine makes readings of one host that were not accepted durable, all or
+// none. Those kept before for the same reason stay as they are. The error wraps
+// ingest.ErrQuarantineFull when the host has MaxHeld or MaxOpen already and more
+// of that kind would be added: the host, which is not to be believed in as much,
+// is then not heard at all until an operator has decided or time has passed.
+// (Dropping what exceeds would lose it, and joining it into what is there would
+// hide how much it was; the host's own disk is bounded and says when it is full.)
 func (s *Store) Quarantine(ctx context.Context, readings []ingest.Quarantined) error {
+	if len(readings) == 0 {
+		return nil
+	}
+	host := readings[0].Host
 	var batch pgx.Batch
+	batch.Queue(waitingSQL, host)
 	for _, q := range readings {
 		state, admitAt := Open, (*time.Time)(nil)
 		if !q.AdmitAt.IsZero() {
@@ -58,9 +79,35 @@ func (s *Store) Quarantine(ctx context.Context, readings []ingest.Quarantined) e
 		batch.Queue(quarantineSQL, q.Received.UTC(), q.Host, q.Tenant, e.ID, e.Instance, int64(e.Lease), e.Start, e.Opened.UTC(), column(e.Opening),
 			q.Reading.At.UTC(), column(q.Reading.Registers), q.Reason, q.Detail, admitAt, state)
 	}
-	// A batch is one transaction.
-	if err := s.pool.SendBatch(ctx, &batch).Close(); err != nil {
-		return fmt.Errorf("quarantine %d readings: %w", len(readings), err)
+	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		results := tx.SendBatch(ctx, &batch)
+		err := checkRoom(results, readings)
+		return errors.Join(err, results.Close())
+	})
+	if err != nil {
+		return fmt.Errorf("quarantine %d readings of host %s: %w", len(readings), host, err)
+	}
+	return nil
+}
+
+// checkRoom reads what waited before the readings were added, and reports an error
+// if some were added to a state that was full.
+func checkRoom(results pgx.BatchResults, readings []ingest.Quarantined) error {
+	var held, open int64
+	if err := results.QueryRow().Scan(&held, &open); err != nil {
+		return err
+	}
+	for _, q := range readings {
+		tag, err := results.Exec()
+		switch {
+		case err != nil:
+			return err
+		case tag.RowsAffected() == 0:
+		case !q.AdmitAt.IsZero() && held >= MaxHeld:
+			return fmt.Errorf("%w: %d are held", ingest.ErrQuarantineFull, held)
+		case q.AdmitAt.IsZero() && open >= MaxOpen:
+			return fmt.Errorf("%w: %d wait for an operator", ingest.ErrQuarantineFull, open)
+		}
 	}
 	return nil
 }
@@ -78,10 +125,17 @@ func (s *Store) Quarantined(ctx context.Context, state State, after int64, limit
 	return s.quarantined(ctx, quarantinedSQL, after, state, limit)
 }
 
-const dueSQL = selectQuarantinedSQL + `WHERE state = 'held' AND admit_at <= $1 ORDER BY admit_at, id LIMIT $2`
+// The first of each host come before the second, so that a host whose readings
+// cannot be taken does not hold up the others'.
+const dueSQL = selectQuarantinedSQL + `JOIN (
+        SELECT id AS due, row_number() OVER (PARTITION BY host ORDER BY admit_at, id) AS turn
+        FROM quarantined_readings WHERE state = 'held' AND admit_at <= $1
+    ) d ON d.due = id
+ORDER BY d.turn, id LIMIT $2`
 
-// Due returns at most limit held readings whose time has come, for
-// ingest.Handler.Take; Stored then takes them out.
+// Due returns at most limit held readings whose time has come, of each host as
+// many as of any other as long as it has them, for ingest.Handler.Take; Stored
+// then takes them out.
 func (s *Store) Due(ctx context.Context, now time.Time, limit int) ([]Quarantined, error) {
 	return s.quarantined(ctx, dueSQL, now.UTC(), limit)
 }

@@ -48,7 +48,7 @@ func (s *Store) Void(ctx context.Context, e metering.EpochRecord, v metering.Voi
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		l := next.Labels
 		if _, err := tx.Exec(ctx, registerSQL, next.ID, next.Tenant, next.Instance, next.Host, next.Lease, next.Start, next.Opened.UTC(),
-			column(next.Opening), l.Flavor, l.Image, l.Region, l.HostClass); err != nil {
+			column(next.Opening), l.Flavor, l.Image, l.Region, l.HostClass, l.Created); err != nil {
 			return err
 		}
 		if _, err := tx.Exec(ctx, voidSQL, e.ID, v.From.UTC(), column(v.Cap), v.Next, d.By, d.At.UTC(), d.Note); err != nil {

@@ -28,6 +28,7 @@ type coalescer struct {
 	mu      sync.Mutex
 	open    *group // takes rows; nil: the next request begins one
 	waiting int    // rows of all groups
+	done    Inserts
 }
 
 // group is one insert.
@@ -93,13 +94,16 @@ func (c *coalescer) lead(ctx context.Context, g *group) {
 	ctx, cancel := context.WithTimeout(ctx, insertTimeout)
 	defer cancel()
 	n := g.rows.Len()
+	began := time.Now()
 	if g.err = c.insert(ctx, g.rows); g.err != nil {
 		g.err = fmt.Errorf("insert %d readings: %w", n, g.err)
 	}
+	took := time.Since(began)
 	<-c.inserts
 
 	c.mu.Lock()
 	c.waiting -= n
+	c.done.add(n, took, g.err)
 	c.mu.Unlock()
 	g.rows.Reset()
 	columns.Put(g.rows)

@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"strconv"
 	"sync"
 	"time"
 
@@ -25,12 +24,6 @@ const (
 	maxDecoding = 4   // at once; the others wait
 )
 
-// How long a host is asked to wait, in seconds.
-const (
-	retryBusySeconds  = 1 // too much waits already
-	retryStoreSeconds = 5 // a store failed
-)
-
 var (
 	// ErrUnknownHost is returned by Config.Authenticate for a request without a
 	// certificate of ours. It is answered with 401.
@@ -40,6 +33,10 @@ var (
 	ErrRemovedHost = errors.New("removed host")
 	// ErrBusy is wrapped by Take when too many rows wait to be inserted.
 	ErrBusy = errors.New("too many readings wait to be stored")
+	// ErrQuarantineFull is wrapped by Config.Quarantine for readings of a host that
+	// has too many there already. It is answered with 429: the batch and what follows
+	// it stay in the host's own spool, so that nothing is lost by the bound.
+	ErrQuarantineFull = errors.New("too many readings of this host are in quarantine")
 )
 
 // Config is what the handler needs. The functions may be called from many
@@ -57,7 +54,8 @@ type Config struct {
 	// Insert makes rows durable. Rows may have been inserted before.
 	Insert func(ctx context.Context, rows *metering.Columns) error
 	// Quarantine keeps readings that are not accepted (now). They may have been
-	// kept before: host, epoch, time and registers tell them apart.
+	// kept before: host, epoch, time and registers tell them apart. All or none are
+	// kept; the error wraps ErrQuarantineFull when there is no room for them.
 	Quarantine func(ctx context.Context, readings []Quarantined) error
 	Log        *slog.Logger // nil: slog.Default()
 }
@@ -126,6 +124,7 @@ type Handler struct {
 	decoding chan struct{}
 	known    epochCache
 	rows     coalescer
+	counts   counts
 }
 
 // New makes a handler. It does no I/O and starts nothing.
@@ -159,6 +158,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.refuse(w, r, err)
 		return
 	}
+	h.counts.batch()
 	w.Header().Set("Content-Type", "application/json")
 	json.NewEncoder(w).Encode(response) // a host that went away sends again
 }
@@ -175,6 +175,9 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) (Response, error
 		return Response{}, fmt.Errorf("%w: %d requests", ErrBusy, maxRequests)
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, wire.MaxBodyBytes))
+	if errors.As(err, new(*http.MaxBytesError)) {
+		err = errTooLarge
+	}
 	if err != nil {
 		return Response{}, fmt.Errorf("read the body of host %s: %w", host, err)
 	}
@@ -202,33 +205,4 @@ func (h *Handler) decodeAndTake(ctx context.Context, host metering.HostID, body 
 		return Response{}, err
 	}
 	return h.take(ctx, host, b, time.Now().UTC())
-}
-
-// refuse turns an error into its status. What the host can do nothing about is
-// logged as an error and answered with 503, without its text.
-func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
-	var tooLarge *http.MaxBytesError
-	log := h.cfg.Log.With("remote", r.RemoteAddr, "err", err)
-	switch {
-	case errors.Is(err, wire.ErrMalformed):
-		log.Warn("a malformed batch is refused")
-		http.Error(w, err.Error(), http.StatusBadRequest)
-	case errors.As(err, &tooLarge):
-		log.Warn("a batch that is too large is refused")
-		http.Error(w, fmt.Sprintf("a body of more than %d bytes", tooLarge.Limit), http.StatusRequestEntityTooLarge)
-	case errors.Is(err, ErrUnknownHost):
-		log.Warn("readings of an unknown host are refused")
-		http.Error(w, ErrUnknownHost.Error(), http.StatusUnauthorized)
-	case errors.Is(err, ErrRemovedHost):
-		log.Warn("readings of a removed host are refused")
-		http.Error(w, ErrRemovedHost.Error(), http.StatusForbidden)
-	case errors.Is(err, ErrBusy):
-		log.Warn("readings are put off")
-		w.Header().Set("Retry-After", strconv.Itoa(retryBusySeconds))
-		http.Error(w, ErrBusy.Error(), http.StatusServiceUnavailable)
-	default:
-		log.Error("readings could not be stored")
-		w.Header().Set("Retry-After", strconv.Itoa(retryStoreSeconds))
-		http.Error(w, "the readings could not be stored", http.StatusServiceUnavailable)
-	}
 }

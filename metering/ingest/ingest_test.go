@@ -17,6 +17,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/usance/usance/metering"
 	"github.com/usance/usance/metering/wire"
 )
@@ -39,6 +41,7 @@ type stores struct {
 	inserts     []int         // rows of each
 	delay       time.Duration // of an insert
 	fail        error         // of every store
+	full        bool          // the quarantine has no room
 }
 
 func newStores() *stores {
@@ -129,6 +132,9 @@ func (s *stores) insert(ctx context.Context, c *metering.Columns) error {
 func (s *stores) quarantine(_ context.Context, q []Quarantined) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.full {
+		return fmt.Errorf("host %s: %w", q[0].Host, ErrQuarantineFull)
+	}
 	s.quarantined = append(s.quarantined, q...)
 	return s.fail
 }
@@ -487,6 +493,31 @@ func TestClient(t *testing.T) {
 		if err != nil && !strings.Contains(err.Error(), test.text) {
 			t.Errorf("%s: %q does not say %q", test.name, err, test.text)
 		}
+	}
+}
+
+// A batch of which something has no room in quarantine stays with the host whole.
+func TestQuarantineFull(t *testing.T) {
+	s := newStores()
+	s.grant(host, 1, 1, time.Now())
+	h := s.handler(t)
+	body := bodyOf(t, batch(epoch(1), time.Now(), time.Now().Add(time.Hour), time.Now().Add(-time.Hour)))
+	s.full = true
+	if code, _, header := post(h, body); code != http.StatusTooManyRequests || header.Get("Retry-After") != "60" || len(s.rows) != 0 {
+		t.Errorf("got %d, retry after %q s, %d rows stored; want 429, 60 and none", code, header.Get("Retry-After"), len(s.rows))
+	}
+	s.full = false
+	if code, response, _ := post(h, body); code != http.StatusOK || response.Accepted != 1 || response.Held != 1 || response.Quarantined != 1 {
+		t.Errorf("with room: %d %+v, want one of each", code, response)
+	}
+	s.fail = errors.New("down")
+	post(h, body)
+	got := h.Stat()
+	got.Inserts.Time = 0
+	want := Stat{Batches: 1, Accepted: 1, Held: 1, Quarantined: map[Reason]int64{ReasonEarly: 1},
+		Refused: map[Refusal]int64{RefusedQuarantine: 1, RefusedStore: 1}, Inserts: Inserts{Done: 1, Rows: 1}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("what was counted, -want +got:\n%s", diff)
 	}
 }
 

@@ -48,10 +48,13 @@ func (h *Handler) take(ctx context.Context, host metering.HostID, b *wire.Batch,
 		}
 	}
 	response.Accepted = b.Len()
-	if b.Len() == 0 {
-		return response, nil
+	if b.Len() > 0 {
+		err = h.rows.add(ctx, b.Len(), func(rows *metering.Columns) { appendRows(rows, b, epochs, received) })
 	}
-	return response, h.rows.add(ctx, b.Len(), func(rows *metering.Columns) { appendRows(rows, b, epochs, received) })
+	if err == nil {
+		h.counts.taken(response, refused)
+	}
+	return response, err
 }
 
 // judgeAll takes the readings that are not accepted out of b and returns them.

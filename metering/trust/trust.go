@@ -63,15 +63,15 @@ func (r *Run) admitHeld(ctx context.Context, now time.Time) error {
 		b.Epochs, b.Readings = append(b.Epochs, q.Epoch), append(b.Readings, q.Reading)
 		ids[q.Host] = append(ids[q.Host], q.ID)
 	}
-	for host, b := range batches {
+	var failed []error
+	for host, b := range batches { // one that fails does not hold up the others
 		if _, err := r.Ingest.Take(ctx, host, b); err != nil {
-			return fmt.Errorf("held readings of host %s: %w", host, err)
+			failed = append(failed, fmt.Errorf("held readings of host %s: %w", host, err))
+			continue
 		}
-		if err := r.Epochs.Stored(ctx, ids[host], now); err != nil {
-			return err
-		}
+		failed = append(failed, r.Epochs.Stored(ctx, ids[host], now))
 	}
-	return nil
+	return errors.Join(failed...)
 }
 
 func (r *Run) storeAccepted(ctx context.Context, now time.Time) error {
