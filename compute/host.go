@@ -44,7 +44,8 @@ type Lease struct {
 	Tenant   metering.TenantID
 	Flavor   string
 	Image    string
-	Granted  time.Time // server's clock
+	Created  time.Time // the instance; server's clock, as are the others
+	Granted  time.Time
 	Ended    time.Time // zero while it is in force
 }
 

@@ -19,6 +19,9 @@ type Labels struct {
 	Created string `json:"created,omitempty"`
 }
 
+// CreatedAt is an instant as Labels.Created has it.
+func CreatedAt(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
 // Usage is the quantity of one meter of one resource in one window. It is
 // derived, never stored.
 type Usage struct {

@@ -54,10 +54,10 @@ func (p *Plan) Grandfather(earlier *Plan, start time.Time) (*Plan, error) {
 func (p *Plan) join(earlier *Plan) *Plan {
 	joined := *p
 	joined.Rates, joined.Calendars = nil, slices.Clone(p.Calendars)
-	joined.take(earlier, createdAt(p.Effective))
+	joined.take(earlier, metering.CreatedAt(p.Effective))
 	for _, r := range p.Rates {
 		if !r.TopUp {
-			r.Where.CreatedFrom = createdAt(p.Effective)
+			r.Where.CreatedFrom = metering.CreatedAt(p.Effective)
 		}
 		joined.Rates = append(joined.Rates, r)
 	}
@@ -94,6 +94,3 @@ func (p *Plan) take(earlier *Plan, before string) {
 		p.Rates = append(p.Rates, r)
 	}
 }
-
-// createdAt is the instant as labels write when a resource was created.
-func createdAt(t time.Time) string { return t.UTC().Format(time.RFC3339) }

@@ -51,7 +51,7 @@ func (p *plane) leases(ctx context.Context, keys []ingest.LeaseKey) (map[ingest.
 	all := make(map[ingest.LeaseKey]ingest.Lease, len(found))
 	for k, l := range found {
 		all[ingest.LeaseKey(k)] = ingest.Lease{Tenant: l.Tenant, Host: l.Host, Granted: l.Granted, Ended: l.Ended,
-			Labels: metering.Labels{Flavor: l.Flavor, Image: l.Image}, MaxBytesPerSecond: maxBytesPerSecond}
+			Labels: metering.Labels{Flavor: l.Flavor, Image: l.Image, Created: metering.CreatedAt(l.Created)}, MaxBytesPerSecond: maxBytesPerSecond}
 	}
 	return all, nil
 }
@@ -149,7 +149,7 @@ func (p *plane) running(ctx context.Context) ([]billrun.Running, error) {
 	}
 	all := make([]billrun.Running, len(wanted))
 	for i, w := range wanted {
-		all[i] = billrun.Running{Tenant: w.Tenant, Labels: metering.Labels{Flavor: w.Flavor, Image: w.Image}}
+		all[i] = billrun.Running{Tenant: w.Tenant, Labels: metering.Labels{Flavor: w.Flavor, Image: w.Image, Created: metering.CreatedAt(w.Created)}}
 	}
 	return all, nil
 }

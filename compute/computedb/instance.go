@@ -15,16 +15,18 @@ import (
 // maxPage is the most instances that List returns; a larger limit is lowered to it.
 const maxPage = 1000
 
-// instanceColumns are read by scanInstance; i is instances, l its open lease.
+// instanceColumns are read by scanInstance; i is instances, l its newest lease, if in force.
 const instanceColumns = `i.id, i.tenant, i.name, i.flavor, i.image, i.desired, i.reason, i.generation, i.start,
-	coalesce(l.host, ''), coalesce(l.no, 0), i.answered, i.state, i.since, i.error, i.address, i.created_at`
+	coalesce(l.host, ''), coalesce(l.no, 0), coalesce((
+		SELECT min(r.no) FROM leases r WHERE r.instance = i.id AND r.ended_at IS NULL AND r.successor IS NOT NULL), l.no, 0),
+	coalesce(i.moves_to, ''), i.answered, i.state, i.since, i.error, i.address, i.created_at`
 
-const fromInstances = ` FROM instances i LEFT JOIN leases l ON l.instance = i.id AND l.ended_at IS NULL `
+const fromInstances = ` FROM instances i LEFT JOIN leases l ON l.instance = i.id AND l.ended_at IS NULL AND l.successor IS NULL `
 
 func scanInstance(row pgx.CollectableRow) (compute.Instance, error) {
 	var i compute.Instance
 	err := row.Scan(&i.ID, &i.Tenant, &i.Name, &i.Flavor, &i.Image, &i.Desired, &i.Reason, &i.Generation, &i.Start,
-		&i.Host, &i.Lease, &i.Answered, &i.State, &i.Since, &i.Error, &i.Address, &i.Created)
+		&i.Host, &i.Lease, &i.Under, &i.MovesTo, &i.Answered, &i.State, &i.Since, &i.Error, &i.Address, &i.Created)
 	i.Since, i.Created = i.Since.UTC(), i.Created.UTC()
 	return i, err
 }
@@ -82,8 +84,8 @@ func (s *Store) List(ctx context.Context, tenant metering.TenantID, after meteri
 }
 
 const leasesSQL = `
-	SELECT l.instance, l.no, l.host, l.tenant, l.flavor, l.image, l.granted_at, l.ended_at
-	FROM unnest($1::text[], $2::bigint[]) AS k (instance, no) JOIN leases l USING (instance, no)`
+	SELECT l.instance, l.no, l.host, l.tenant, l.flavor, l.image, i.created_at, l.granted_at, l.ended_at
+	FROM unnest($1::text[], $2::bigint[]) AS k (instance, no) JOIN leases l USING (instance, no) JOIN instances i ON i.id = l.instance`
 
 // Leases returns those of the leases that were ever granted.
 func (s *Store) Leases(ctx context.Context, keys []compute.LeaseKey) (map[compute.LeaseKey]compute.Lease, error) {
@@ -96,9 +98,9 @@ func (s *Store) Leases(ctx context.Context, keys []compute.LeaseKey) (map[comput
 	var l compute.Lease
 	var ended *time.Time
 	rows, _ := s.pool.Query(ctx, leasesSQL, instances, numbers)
-	_, err := pgx.ForEachRow(rows, []any{&l.Instance, &l.No, &l.Host, &l.Tenant, &l.Flavor, &l.Image, &l.Granted, &ended},
+	_, err := pgx.ForEachRow(rows, []any{&l.Instance, &l.No, &l.Host, &l.Tenant, &l.Flavor, &l.Image, &l.Created, &l.Granted, &ended},
 		func() error {
-			l.Granted, l.Ended = l.Granted.UTC(), time.Time{}
+			l.Created, l.Granted, l.Ended = l.Created.UTC(), l.Granted.UTC(), time.Time{}
 			if ended != nil {
 				l.Ended = ended.UTC()
 			}

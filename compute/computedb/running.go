@@ -3,6 +3,7 @@ package computedb
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -11,13 +12,14 @@ import (
 
 // Wanted is an instance that is wanted running.
 type Wanted struct {
-	Tenant metering.TenantID
-	Flavor string
-	Image  string
+	Tenant  metering.TenantID
+	Flavor  string
+	Image   string
+	Created time.Time
 }
 
 const wantedRunningSQL = `
-	SELECT tenant, flavor, image
+	SELECT tenant, flavor, image, created_at
 	FROM instances
 	WHERE desired = 'running'`
 

@@ -34,13 +34,15 @@ type Store struct{ pool *pgxpool.Pool }
 func New(pool *pgxpool.Pool) *Store { return &Store{pool} }
 
 const openSQL = `
-INSERT INTO allocations (id, tenant, resource, meter, flavor, image, region, host_class, amount, started_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+INSERT INTO allocations (id, tenant, resource, meter, flavor, image, region, host_class, created, amount, started_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 ON CONFLICT DO NOTHING`
 
-// same is the allocation that was there already, by id or still open.
+// same is the allocation that was there already, by id or still open. One of
+// before it was known when resources were created is the same.
 const sameSQL = `
-SELECT tenant = $2 AND flavor = $5 AND image = $6 AND region = $7 AND host_class = $8 AND amount = $9
+SELECT tenant = $2 AND flavor = $5 AND image = $6 AND region = $7 AND host_class = $8
+    AND created IN ('', $9) AND amount = $10
 FROM allocations
 WHERE id = $1 OR resource = $3 AND meter = $4 AND ended_at IS NULL
 ORDER BY id <> $1
@@ -54,7 +56,7 @@ func Open(ctx context.Context, tx pgx.Tx, a metering.Allocation) error {
 		return err
 	}
 	l := a.Labels
-	args := []any{a.ID, a.Tenant, a.Resource, a.Meter, l.Flavor, l.Image, l.Region, l.HostClass, a.Amount, a.Start.UTC()}
+	args := []any{a.ID, a.Tenant, a.Resource, a.Meter, l.Flavor, l.Image, l.Region, l.HostClass, l.Created, a.Amount, a.Start.UTC()}
 	tag, err := tx.Exec(ctx, openSQL, args...)
 	if err != nil {
 		return fmt.Errorf("open allocation %s of %s: %w", a.Meter, a.Resource, err)
@@ -63,7 +65,7 @@ func Open(ctx context.Context, tx pgx.Tx, a metering.Allocation) error {
 		return nil
 	}
 	var same bool
-	if err := tx.QueryRow(ctx, sameSQL, args[:9]...).Scan(&same); err != nil {
+	if err := tx.QueryRow(ctx, sameSQL, args[:10]...).Scan(&same); err != nil {
 		return fmt.Errorf("open allocation %s of %s: %w", a.Meter, a.Resource, err)
 	}
 	if !same {
@@ -115,7 +117,7 @@ func CloseAll(ctx context.Context, tx pgx.Tx, resource metering.ResourceID, at t
 }
 
 const ofTenantSQL = `
-SELECT id, tenant, resource, meter, flavor, image, region, host_class, amount, started_at, ended_at
+SELECT id, tenant, resource, meter, flavor, image, region, host_class, created, amount, started_at, ended_at
 FROM allocations
 WHERE tenant = $1 AND started_at < $3 AND (ended_at IS NULL OR ended_at > $2)
 ORDER BY started_at, id`
@@ -135,7 +137,7 @@ func (s *Store) OfTenant(ctx context.Context, tenant metering.TenantID, window m
 }
 
 const ofTenantsSQL = `
-SELECT id, tenant, resource, meter, flavor, image, region, host_class, amount, started_at, ended_at
+SELECT id, tenant, resource, meter, flavor, image, region, host_class, created, amount, started_at, ended_at
 FROM allocations
 WHERE tenant = ANY ($1) AND started_at < $3 AND (ended_at IS NULL OR ended_at > $2)
 ORDER BY tenant, started_at, id`
@@ -154,7 +156,7 @@ func (s *Store) OfTenants(ctx context.Context, tenants []metering.TenantID, wind
 }
 
 const heldSQL = `
-SELECT id, tenant, resource, meter, flavor, image, region, host_class, amount, started_at, ended_at
+SELECT id, tenant, resource, meter, flavor, image, region, host_class, created, amount, started_at, ended_at
 FROM allocations
 WHERE meter = $1 AND ended_at IS NULL
 ORDER BY id`
@@ -175,7 +177,7 @@ func (s *Store) Held(ctx context.Context, meter metering.Meter) ([]metering.Allo
 func scan(row pgx.CollectableRow) (a metering.Allocation, err error) {
 	var end *time.Time
 	l := &a.Labels
-	err = row.Scan(&a.ID, &a.Tenant, &a.Resource, &a.Meter, &l.Flavor, &l.Image, &l.Region, &l.HostClass, &a.Amount, &a.Start, &end)
+	err = row.Scan(&a.ID, &a.Tenant, &a.Resource, &a.Meter, &l.Flavor, &l.Image, &l.Region, &l.HostClass, &l.Created, &a.Amount, &a.Start, &end)
 	a.Start = a.Start.UTC()
 	if end != nil {
 		a.End = end.UTC()
