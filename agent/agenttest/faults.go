@@ -54,6 +54,7 @@ func (h *Host) Relabel(id metering.InstanceID, lease metering.LeaseNo) error {
 		d.spec.Lease = lease
 		d.ordinal++
 		d.opened, d.opening = now.Wall, d.total()
+		d.begin()
 		return nil
 	})
 }
@@ -124,6 +125,18 @@ func (h *Host) replace(id metering.InstanceID, name string) error {
 	})
 }
 
+// SetUnplugged takes the disk and the interfaces of an instance away, or gives it
+// new ones under the same names.
+func (h *Host) SetUnplugged(id metering.InstanceID, on bool) error {
+	return h.change(id, func(d *domain, _ agent.Instant) error {
+		d.unplugged = on
+		for _, name := range []string{diskName, publicName, privateName} {
+			d.retire(name)
+		}
+		return nil
+	})
+}
+
 // SetUnreadable makes the counters of an instance unreadable, or readable again.
 func (h *Host) SetUnreadable(id metering.InstanceID, on bool) error {
 	return h.change(id, func(d *domain, _ agent.Instant) error {
@@ -150,7 +163,9 @@ func (h *Host) change(id metering.InstanceID, f func(d *domain, now agent.Instan
 	}
 	now := h.clock.now()
 	h.consume(d, now)
-	return f(d, now)
+	err := f(d, now)
+	d.changed()
+	return err
 }
 
 // SetDown makes the hypervisor's daemon go away (watches break off, calls fail)

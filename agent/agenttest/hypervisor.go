@@ -95,8 +95,10 @@ type domain struct {
 	opening    metering.Registers
 	truth      metering.Registers // of the process, whole units, devices now gone included
 	devices    map[string]*device
+	course     Course
 	hung       bool
 	unreadable bool
+	unplugged  bool
 }
 
 // device counts thousandths, so that its counters are exact whatever the steps.
@@ -131,6 +133,7 @@ func (h *Host) Sample(ctx context.Context) ([]agent.Sample, error) {
 		}
 		h.consume(d, now)
 		out = append(out, d.sample(now.Wall))
+		d.looked(now)
 	}
 	return out, errors.Join(errs...)
 }
@@ -142,15 +145,20 @@ func (d *domain) sample(at time.Time) agent.Sample {
 	}
 	vcpus, memory, used := uint64(d.spec.Flavor.VCPUs), uint64(d.spec.Flavor.MemoryMiB), d.load.UsedMiB
 	s.VCPUs, s.MemoryMiB = &vcpus, &memory
-	if d.unreadable {
-		return s
-	}
 	value := func(name string, r metering.Register) *uint64 {
+		if d.unreadable {
+			return nil
+		}
 		v := d.devices[name].milli[r] / 1000
 		return &v
 	}
-	s.UsedMiB = &used
+	if !d.unreadable {
+		s.UsedMiB = &used
+	}
 	s.CPUNS = value(cpuName, metering.CPUNS)
+	if d.unplugged {
+		return s
+	}
 	s.Disks = []agent.DiskCounters{{
 		Name:      diskName,
 		ReadBytes: value(diskName, metering.DiskReadBytes), ReadOps: value(diskName, metering.DiskReadOps),
@@ -211,6 +219,7 @@ func (h *Host) Start(ctx context.Context, spec agent.Spec) error {
 	for _, name := range []string{cpuName, diskName, publicName, privateName} {
 		next.devices[name] = &device{milli: map[metering.Register]uint64{}}
 	}
+	next.begin()
 	h.domains[spec.ID] = next
 	h.mu.Unlock()
 	h.tell(agent.Event{ID: spec.ID, Kind: agent.EventStarted, At: now.Wall})

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/usance/usance/agent"
-	"github.com/usance/usance/compute"
 	"github.com/usance/usance/metering"
 )
 
@@ -16,6 +15,7 @@ type Truth struct {
 	Registers metering.Registers // up to the present, or to its end
 	Ended     bool
 	EndedAt   time.Time // the host's wall clock
+	Course
 }
 
 // Truths are all epochs there ever were, in the order in which they ended; open
@@ -42,6 +42,7 @@ func (h *Host) truth(d *domain) Truth {
 			Opened: d.opened.Truncate(time.Millisecond), Opening: d.opening,
 		},
 		Registers: d.total(),
+		Course:    d.course,
 	}
 }
 
@@ -59,7 +60,7 @@ func (d *domain) total() metering.Registers {
 // close moves the epoch of d into the past.
 func (h *Host) close(d *domain, now agent.Instant) {
 	t := h.truth(d)
-	t.Ended, t.EndedAt = true, now.Wall
+	t.Ended, t.EndedAt, t.EndedMS = true, now.Wall, d.atMS
 	h.past = append(h.past, t)
 }
 
@@ -67,15 +68,14 @@ func (h *Host) close(d *domain, now agent.Instant) {
 func (h *Host) consume(d *domain, now agent.Instant) {
 	ms := uint64(now.Mono.Milliseconds() - d.atMS)
 	d.atMS = now.Mono.Milliseconds()
-	if d.state == compute.StatePaused {
-		d.truth[metering.PausedMS] += ms
+	p := d.phase()
+	if p.add(&d.truth, ms); p.paused {
 		return
 	}
-	d.truth[metering.RunningMS] += ms
-	d.truth[metering.VCPUMS] += ms * uint64(d.spec.Flavor.VCPUs)
-	d.truth[metering.MemoryMiBMS] += ms * uint64(d.spec.Flavor.MemoryMiB)
-	d.truth[metering.MemoryUsedMiBMS] += ms * d.load.UsedMiB
 	for name, rates := range d.load.rates() {
+		if d.unplugged && name != cpuName {
+			continue
+		}
 		for r, perSecond := range rates {
 			d.devices[name].milli[r] += perSecond * ms
 		}
