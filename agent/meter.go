@@ -3,6 +3,8 @@ package agent
 import (
 	"log/slog"
 	"math"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/usance/usance/compute/hostapi"
@@ -65,7 +67,8 @@ type domain struct {
 	MemoryMiB uint64    `json:"memory_mib"`
 	UsedMiB   uint64    `json:"used_mib"`
 	// Counters are the hypervisor's counters as last seen, by device and
-	// register. A device that disappears stays: its growth is in the registers.
+	// register. Of a device that was unplugged they are 0: its growth is in the
+	// registers, and another one may come under its name.
 	Counters map[string]uint64 `json:"counters"`
 	// Floor is what an epoch that was continued from the control plane's memory
 	// began with, and First the sum of what its counters showed when first seen
@@ -422,6 +425,7 @@ func (d *domain) observe(at Instant, s Sample) {
 	}
 	d.unwatched, d.held, d.missing, d.seenMS = false, false, 0, at.ms()
 	d.allocate(s)
+	d.unplug(s)
 	s.counters(d.count)
 }
 
@@ -435,6 +439,21 @@ func (d *domain) allocate(s Sample) {
 			*v.to = *v.from
 		}
 	}
+}
+
+// unplug starts the counters of devices that the sample does not name at 0.
+func (d *domain) unplug(s Sample) {
+	for key := range d.Counters {
+		if device, _, _ := strings.Cut(key, " "); !s.has(device) {
+			d.Counters[key] = 0
+		}
+	}
+}
+
+func (s *Sample) has(device string) bool {
+	return device == cpuDevice ||
+		slices.ContainsFunc(s.Disks, func(d DiskCounters) bool { return d.Name == device }) ||
+		slices.ContainsFunc(s.Nets, func(n NetCounters) bool { return n.Name == device })
 }
 
 // count adds what a counter has grown by since it was last seen. A device counter
@@ -460,36 +479,38 @@ func (d *domain) count(key string, r metering.Register, v uint64) {
 	d.Registers[r] += growth
 }
 
+// cpuDevice is what CPU time is counted under in domain.Counters.
+const cpuDevice = "cpu"
+
 // counters calls f for every counter that could be read. A value beyond 63 bits
-// is what hypervisors say instead of "unknown": not read.
+// is what hypervisors say instead of "unknown": not read. An interface has the
+// same keys on either side, so that what it counted on one is not growth on the other.
 func (s *Sample) counters(f func(key string, r metering.Register, v uint64)) {
-	read := func(device string, r metering.Register, v *uint64) {
-		if v != nil && *v <= math.MaxInt64 {
-			f(device+" "+r.String(), r, *v)
+	read := func(device string, keys, registers []metering.Register, values ...*uint64) {
+		for i, v := range values {
+			if v != nil && *v <= math.MaxInt64 {
+				f(device+" "+keys[i].String(), registers[i], *v)
+			}
 		}
 	}
-	read("cpu", metering.CPUNS, s.CPUNS)
+	read(cpuDevice, cpu, cpu, s.CPUNS)
 	for _, d := range s.Disks {
-		read(d.Name, metering.DiskReadBytes, d.ReadBytes)
-		read(d.Name, metering.DiskReadOps, d.ReadOps)
-		read(d.Name, metering.DiskWriteBytes, d.WriteBytes)
-		read(d.Name, metering.DiskWriteOps, d.WriteOps)
+		read(d.Name, disk, disk, d.ReadBytes, d.ReadOps, d.WriteBytes, d.WriteOps)
 	}
 	for _, n := range s.Nets {
-		r := publicNet
+		side := publicNet
 		if n.Private {
-			r = privateNet
+			side = privateNet
 		}
-		read(n.Name, r[0], n.RxBytes)
-		read(n.Name, r[1], n.RxPackets)
-		read(n.Name, r[2], n.TxBytes)
-		read(n.Name, r[3], n.TxPackets)
+		read(n.Name, publicNet, side, n.RxBytes, n.RxPackets, n.TxBytes, n.TxPackets)
 	}
 }
 
 var (
-	publicNet = [4]metering.Register{
+	cpu       = []metering.Register{metering.CPUNS}
+	disk      = []metering.Register{metering.DiskReadBytes, metering.DiskReadOps, metering.DiskWriteBytes, metering.DiskWriteOps}
+	publicNet = []metering.Register{
 		metering.NetPublicRxBytes, metering.NetPublicRxPackets, metering.NetPublicTxBytes, metering.NetPublicTxPackets}
-	privateNet = [4]metering.Register{
+	privateNet = []metering.Register{
 		metering.NetPrivateRxBytes, metering.NetPrivateRxPackets, metering.NetPrivateTxBytes, metering.NetPrivateTxPackets}
 )

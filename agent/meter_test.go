@@ -254,6 +254,17 @@ func TestMeter(t *testing.T) {
 			b.run(5 * time.Second) // less than before: the counters are lower now
 			b.full()
 		}},
+		{name: "devices unplugged, others plugged in that count faster", do: func(b *bench) {
+			b.run(20 * time.Second)
+			b.full()
+			b.must(b.host.SetUnplugged(vm, true))
+			b.run(15 * time.Second)
+			b.full()
+			b.must(b.host.SetUnplugged(vm, false))
+			b.must(b.host.SetLoad(vm, agenttest.Load{CPUMillis: 1, ReadBytes: 1 << 40, PublicRxBytes: 1 << 40, PrivateTxBytes: 1 << 40}))
+			b.run(5 * time.Second)
+			b.full()
+		}, but: []metering.Register{metering.MemoryUsedMiBMS}}, // it drops to 0 between two looks
 		{name: "counters unreadable for a while", do: func(b *bench) {
 			b.run(20 * time.Second)
 			b.must(b.host.SetUnreadable(vm, true))
@@ -433,6 +444,28 @@ func TestUsedMemoryHoldsBetweenReads(t *testing.T) {
 	got := b.largest[b.host.Truths()[0].Epoch.ID].Registers[metering.MemoryUsedMiBMS]
 	if want := uint64(100*10_500 + 400*22_000); got != want {
 		t.Errorf("memory_used_mib_ms = %d, want %d", got, want)
+	}
+}
+
+// TestInterfaceThatChangesSides counts nothing on the one side that was counted on the other.
+func TestInterfaceThatChangesSides(t *testing.T) {
+	b := newBench(t)
+	b.host.SetLoadAtStart(agenttest.Load{})
+	b.boot(1)
+	sample := func(bytes uint64, private bool) agent.Sample {
+		samples, err := b.host.Sample(t.Context())
+		b.must(err)
+		samples[0].Nets = []agent.NetCounters{{Name: "vnet7", Private: private, RxBytes: &bytes}}
+		return samples[0]
+	}
+	b.rig.TakeSamples([]agent.Sample{sample(1000, false)})
+	b.rig.TakeSamples([]agent.Sample{sample(1500, true)})
+	b.rig.TakeSamples([]agent.Sample{sample(1600, true)})
+	b.run(10 * time.Second)
+	b.receive()
+	got, _ := b.got(b.host.Truths()[0].Epoch.ID)
+	if public, private := got[metering.NetPublicRxBytes], got[metering.NetPrivateRxBytes]; public != 1000 || private != 600 {
+		t.Errorf("got %d bytes public and %d private, want 1000 and 600", public, private)
 	}
 }
 

@@ -10,17 +10,16 @@ import (
 	"strings"
 
 	"libvirt.org/go/libvirt"
-	"libvirt.org/go/libvirtxml"
 
 	"github.com/usance/usance/metering"
 )
 
-// run is what does not change while one QEMU process runs a domain.
+// run is what is asked once while one QEMU process runs a domain.
 type run struct {
 	labels
 	pid      int
-	pidStart uint64          // clock ticks after boot
-	disks    map[string]bool // by target: whether it is writable
+	pidStart uint64 // clock ticks after boot
+	devices  devices
 }
 
 // runOf is the run of an active domain, from memory while its QEMU lives. ours is
@@ -45,9 +44,6 @@ func (h *Hypervisor) runOf(dom *libvirt.Domain) (r run, ours bool, err error) {
 	}
 	if r.pid, r.pidStart, err = h.process(id); err != nil {
 		return r, true, fmt.Errorf("QEMU of %s: %w", id, err)
-	}
-	if r.disks, err = disksOf(dom); err != nil {
-		return r, true, fmt.Errorf("disks of %s: %w", id, err)
 	}
 	h.mu.Lock()
 	h.runs[id] = r
@@ -90,21 +86,4 @@ func startOf(pid int) (uint64, error) {
 		return 0, errors.New("process ended")
 	}
 	return strconv.ParseUint(fields[19], 10, 64)
-}
-
-// disksOf is the domain's disks by target, and whether each is writable.
-func disksOf(dom *libvirt.Domain) (map[string]bool, error) {
-	text, err := dom.GetXMLDesc(0)
-	if err != nil {
-		return nil, err
-	}
-	var d libvirtxml.Domain
-	if err := d.Unmarshal(text); err != nil {
-		return nil, err
-	}
-	disks := map[string]bool{}
-	for _, disk := range d.Devices.Disks {
-		disks[disk.Target.Dev] = disk.ReadOnly == nil
-	}
-	return disks, nil
 }

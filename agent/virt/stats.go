@@ -93,13 +93,18 @@ func (h *Hypervisor) read(c *libvirt.Connect, some []*libvirt.Domain, s *sampled
 			continue
 		}
 		r, ours, err := h.runOf(record.Domain)
-		switch {
-		case err != nil:
+		readable := err == nil && ours
+		if readable {
+			err = h.know(c, record, &r) // what it could not tell is left unread, and nothing else
+		}
+		if err != nil {
 			s.errs = append(s.errs, fmt.Errorf("sample: %w", err))
-		case ours && !complete(record, r):
+		}
+		if readable && !complete(record, r) {
 			busy = append(busy, record.Domain)
 			continue
-		case ours:
+		}
+		if readable {
 			s.samples = append(s.samples, sampleOf(record, r, at))
 		}
 		record.Domain.Free()
@@ -124,7 +129,7 @@ func active(state libvirt.DomainState) bool {
 // complete reports whether QEMU itself was asked: only it counts what disks do.
 func complete(record *libvirt.DomainStats, r run) bool {
 	for _, b := range record.Block {
-		if writable, known := r.disks[b.Name]; (writable || !known) && !b.WrReqsSet {
+		if writable, known := r.devices.disks[b.Name]; (writable || !known) && !b.WrReqsSet {
 			return false
 		}
 	}
@@ -146,25 +151,34 @@ func sampleOf(record *libvirt.DomainStats, r run, at time.Time) agent.Sample {
 		s.UsedMiB = used(b, at)
 	}
 	for _, b := range record.Block {
-		if writable, known := r.disks[b.Name]; known && !writable {
-			continue
+		writable, known := r.devices.disks[b.Name]
+		switch {
+		case !known: // it has just been plugged or unplugged
+			s.Disks = append(s.Disks, agent.DiskCounters{Name: b.Name})
+		case writable:
+			s.Disks = append(s.Disks, agent.DiskCounters{
+				Name:       b.Name,
+				ReadBytes:  counter(b.RdBytesSet, b.RdBytes),
+				ReadOps:    counter(b.RdReqsSet, b.RdReqs),
+				WriteBytes: counter(b.WrBytesSet, b.WrBytes),
+				WriteOps:   counter(b.WrReqsSet, b.WrReqs),
+			})
 		}
-		s.Disks = append(s.Disks, agent.DiskCounters{
-			Name:       b.Name,
-			ReadBytes:  counter(b.RdBytesSet, b.RdBytes),
-			ReadOps:    counter(b.RdReqsSet, b.RdReqs),
-			WriteBytes: counter(b.WrBytesSet, b.WrBytes),
-			WriteOps:   counter(b.WrReqsSet, b.WrReqs),
-		})
 	}
 	for _, n := range record.Net { // libvirt counts from the guest's side: rx is into it
-		s.Nets = append(s.Nets, agent.NetCounters{
-			Name:      n.Name,
-			RxBytes:   counter(n.RxBytesSet, n.RxBytes),
-			RxPackets: counter(n.RxPktsSet, n.RxPkts),
-			TxBytes:   counter(n.TxBytesSet, n.TxBytes),
-			TxPackets: counter(n.TxPktsSet, n.TxPkts),
-		})
+		private, known := r.devices.nets[n.Name]
+		switch {
+		case !known && n.NameSet: // its side cannot be told (yet)
+			s.Nets = append(s.Nets, agent.NetCounters{Name: n.Name})
+		case known:
+			s.Nets = append(s.Nets, agent.NetCounters{
+				Name: n.Name, Private: private,
+				RxBytes:   counter(n.RxBytesSet, n.RxBytes),
+				RxPackets: counter(n.RxPktsSet, n.RxPkts),
+				TxBytes:   counter(n.TxBytesSet, n.TxBytes),
+				TxPackets: counter(n.TxPktsSet, n.TxPkts),
+			})
+		}
 	}
 	return s
 }

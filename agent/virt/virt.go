@@ -27,8 +27,12 @@ type Config struct {
 	DataDir  string // holds instances/; absolute, and readable by QEMU's user
 	VirtType string // VirtKVM or VirtQEMU (see ChooseVirtType)
 	Network  string // libvirt's name of the public network; "default" when empty
-	VNC      bool   // give each domain a VNC screen on the host's loopback
-	Log      *slog.Logger
+	// PrivateNetworks are names of networks of libvirt's, bridges and devices of the
+	// host: what guests have on them is private traffic. So is, without being
+	// named, what they have on an isolated network.
+	PrivateNetworks []string
+	VNC             bool // give each domain a VNC screen on the host's loopback
+	Log             *slog.Logger
 }
 
 // Hypervisor is libvirt as the agent sees it. Its methods may be called from
@@ -61,6 +65,9 @@ func New(cfg Config) (*Hypervisor, error) {
 	}
 	if cfg.Network == "" {
 		cfg.Network = "default"
+	}
+	if err := checkPrivate(cfg.PrivateNetworks, cfg.Network); err != nil {
+		return nil, err
 	}
 	uri, err := url.Parse(cfg.URI)
 	if err != nil || !strings.HasPrefix(uri.Scheme, "qemu") {

@@ -48,6 +48,7 @@ type config struct {
 	libvirt  string
 	virtType string
 	network  string
+	private  []string
 	pipe     int // file descriptor whose EOF ends the agent; 0: none
 }
 
@@ -72,10 +73,13 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return fmt.Errorf("virt type: %w", err)
 	}
 	hypervisor, err := virt.New(virt.Config{
-		URI: cfg.libvirt, DataDir: cfg.agent.DataDir, VirtType: virtType, Network: cfg.network, Log: log,
+		URI: cfg.libvirt, DataDir: cfg.agent.DataDir, VirtType: virtType, Network: cfg.network, PrivateNetworks: cfg.private, Log: log,
 	})
 	if err != nil {
 		return err
+	}
+	if err := hypervisor.CheckNetworks(ctx); err != nil {
+		return fmt.Errorf("--private-networks: %w", err)
 	}
 	cfg.agent.Hypervisor = hypervisor
 	a, err := agent.New(cfg.agent)
@@ -107,6 +111,13 @@ func parse(args []string, getenv func(string) string, stdout io.Writer) (config,
 	f.StringVar(&cfg.libvirt, "libvirt", "qemu:///system", "libvirt `URI`, with ?socket=PATH where it is not the usual one")
 	f.StringVar(&cfg.virtType, "virt-type", "auto", "kvm, qemu (emulated), or auto: a probe guest decides once")
 	f.StringVar(&cfg.network, "network", "default", "libvirt `network` for public addresses")
+	f.Func("private-networks", "`names`, separated by commas, of libvirt networks and bridges whose traffic is private;\n"+
+		"that on isolated networks of libvirt's is without being named", func(names string) error {
+		for name := range strings.SplitSeq(names, ",") {
+			cfg.private = append(cfg.private, strings.TrimSpace(name))
+		}
+		return nil
+	})
 	f.Int64Var(&cfg.agent.SpoolBytes, "spool-bytes", 0, "`bytes` of disk for readings that wait to be sent (default 256 MiB)")
 	f.IntVar(&cfg.agent.Capacity.VCPUs, "vcpus", 0, "vCPUs to offer (default: the host's CPUs)")
 	f.Int64Var(&cfg.agent.Capacity.MemoryMiB, "memory-mib", 0, "memory to offer (default: the host's less a reserve)")

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -43,6 +44,25 @@ func TestParse(t *testing.T) {
 				t.Errorf("error %v, want a usage error with %q", err, c.want)
 			}
 		})
+	}
+}
+
+func TestPrivateNetworks(t *testing.T) {
+	env := map[string]string{"USANCE_SERVER": "https://usance.example:8443", "USANCE_PRIVATE_NETWORKS": "backbone, br-int"}
+	getenv := func(k string) string { return env[k] }
+	cfg, err := parse(nil, getenv, io.Discard)
+	if want := []string{"backbone", "br-int"}; err != nil || !slices.Equal(cfg.private, want) {
+		t.Errorf("got %q, %v, want %q", cfg.private, err, want)
+	}
+	for _, c := range []struct{ setting, want string }{
+		{"backbone,,br-int", `private network ""`},
+		{"default", `private network "default": it is the public one`},
+	} {
+		env["USANCE_PRIVATE_NETWORKS"] = c.setting
+		args := []string{"--data", t.TempDir(), "--virt-type", "qemu"}
+		if err := run(t.Context(), args, getenv, io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%q: got %v, want an error with %q", c.setting, err, c.want)
+		}
 	}
 }
 
