@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -11,14 +12,20 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
 	"github.com/usance/usance/metering"
+	"github.com/usance/usance/metering/epochdb"
 	"github.com/usance/usance/metering/readingdb"
 	"github.com/usance/usance/metering/readingdb/readingtest"
+	"github.com/usance/usance/sql/sqltest"
 )
 
 // benchStore is a store and a bare connection to its database.
 func benchStore(b *testing.B) (*readingdb.Store, driver.Conn) {
 	b.Helper()
-	options := readingtest.Options(b)
+	return openBench(b, readingtest.Options(b))
+}
+
+func openBench(b *testing.B, options *clickhouse.Options) (*readingdb.Store, driver.Conn) {
+	b.Helper()
 	s, err := readingdb.Open(b.Context(), options)
 	if err != nil {
 		b.Fatal(err)
@@ -42,8 +49,9 @@ func must(b *testing.B, err error) {
 	}
 }
 
-// sideBySide runs ours and bare in turn and reports the ratio of their median times.
-func sideBySide(b *testing.B, prepare, ours, bare func()) (median time.Duration) {
+// sideBySide runs ours and bare in turn and reports the ratio of their median times
+// under the given name.
+func sideBySide(b *testing.B, ratio string, prepare, ours, bare func()) (median time.Duration) {
 	var our, theirs []time.Duration
 	for b.Loop() {
 		prepare()
@@ -56,7 +64,7 @@ func sideBySide(b *testing.B, prepare, ours, bare func()) (median time.Duration)
 	slices.Sort(our)
 	slices.Sort(theirs)
 	median = our[len(our)/2]
-	b.ReportMetric(median.Seconds()/theirs[len(theirs)/2].Seconds(), "x-bare")
+	b.ReportMetric(median.Seconds()/theirs[len(theirs)/2].Seconds(), ratio)
 	b.ReportMetric(median.Seconds()*1000, "ms-ours")
 	return median
 }
@@ -93,7 +101,7 @@ func BenchmarkInsert(b *testing.B) {
 		return columns(rows...)
 	}
 	var c *metering.Columns
-	median := sideBySide(b,
+	median := sideBySide(b, "of-bare-table",
 		func() { c = next() },
 		func() { must(b, s.Insert(b.Context(), c)) },
 		func() { must(b, bare.Insert(b.Context(), c)) })
@@ -118,7 +126,7 @@ func BenchmarkAt(b *testing.B) {
 	s, conn := benchStore(b)
 	end := month(b, conn)
 	instants := []time.Time{end.Add(-30 * 24 * time.Hour), end.Add(-7*24*time.Hour + time.Minute), end}
-	sideBySide(b, func() {}, func() {
+	sideBySide(b, "of-query", func() {}, func() {
 		got, err := s.At(b.Context(), "ten_1", instants)
 		must(b, err)
 		if len(got) != 100 {
@@ -138,7 +146,7 @@ func BenchmarkTotals(b *testing.B) {
 		SELECT concat('ten_', toString(number %% 1000)), concat('ins_', toString(number %% 50000)), hex(sipHash128(number)), now64(3), now64(3), %s
 		FROM numbers(100000)`, strings.Join(names, ", "), "number"+strings.Repeat(", number", len(names)-1))))
 	must(b, conn.Exec(b.Context(), "OPTIMIZE TABLE epoch_totals FINAL"))
-	sideBySide(b, func() {}, func() {
+	sideBySide(b, "of-query", func() {}, func() {
 		got, err := s.Totals(b.Context(), nil)
 		must(b, err)
 		if len(got) != 100_000 {
@@ -147,4 +155,125 @@ func BenchmarkTotals(b *testing.B) {
 	}, func() {
 		drain(b, conn, "SELECT tenant, instance, epoch, max(at), max(received), max("+strings.Join(names, "), max(")+") FROM epoch_totals GROUP BY tenant, instance, epoch")
 	})
+}
+
+// fillSQL makes readings of instances, one after the other, each at an even distance,
+// in the form that ingest gives them; counters grow by amounts that vary. It takes the
+// values of the registers, how many readings each instance has, the distance of two in
+// ms, the start and the range of readings to make.
+const fillSQL = `
+INSERT INTO readings (tenant, instance, epoch, at, received, %[1]s)
+WITH intDiv(number, %[3]d) AS i, number %% %[3]d + 1 AS n, %[4]d AS ms
+SELECT concat('ten_', leftPad(lower(hex(i %% 100)), 17, '0')), concat('ins_', leftPad(lower(hex(i)), 17, '0')), lower(hex(sipHash128(i))),
+	fromUnixTimestamp64Milli(toInt64(%[5]d + n * ms), 'UTC'), fromUnixTimestamp64Milli(toInt64(%[5]d + n * ms + 40 + intHash64(number) %% 300), 'UTC'), %[2]s
+FROM numbers(%[6]d, %[7]d)`
+
+// counted are the values of fillSQL for an instance with one vCPU and 1 GiB that
+// uses a fifth of both, writes 10 kB/s, reads 2 kB/s and has 40 kB/s of traffic.
+var counted = func() string {
+	varied := func(register metering.Register, perSecond int) string {
+		return fmt.Sprintf("toUInt64(n * intDiv(%[2]d * ms, 1000) + intHash64(number * 32 + %[1]d) %% (intDiv(%[2]d * ms, 1000) + 1))", register, perSecond)
+	}
+	values := make([]string, metering.RegisterCount)
+	for r := range values {
+		values[r] = "0"
+	}
+	values[metering.RunningMS], values[metering.VCPUMS], values[metering.MemoryMiBMS] = "n * ms", "n * ms", "n * ms * 1024"
+	for r, perSecond := range map[metering.Register]int{
+		metering.CPUNS: 200_000_000, metering.MemoryUsedMiBMS: 200_000,
+		metering.DiskReadBytes: 2_000, metering.DiskReadOps: 1, metering.DiskWriteBytes: 10_000, metering.DiskWriteOps: 4,
+		metering.NetPublicRxBytes: 10_000, metering.NetPublicRxPackets: 20, metering.NetPublicTxBytes: 30_000, metering.NetPublicTxPackets: 25,
+	} {
+		values[r] = varied(r, perSecond)
+	}
+	return strings.Join(values, ", ")
+}()
+
+// fill makes the readings of some instances, a million at once.
+func fill(b *testing.B, conn driver.Conn, instances, each int, distance time.Duration, start time.Time) {
+	b.Helper()
+	for made := 0; made < instances*each; made += 1_000_000 {
+		must(b, conn.Exec(b.Context(), fmt.Sprintf(fillSQL, strings.Join(metering.RegisterNames(), ", "), counted, each, distance.Milliseconds(),
+			start.UnixMilli(), made, min(1_000_000, instances*each-made))))
+	}
+}
+
+// tenMillion is the database that holds 10 million readings, 10,000 of each of
+// 1,000 instances of 100 tenants over 30 days: made once for all runs, in a minute or so.
+var tenMillion struct {
+	sync.Once
+	options *clickhouse.Options
+}
+
+// BenchmarkUsage is a month's usage of one tenant of 100, out of 10 million
+// readings, with the tenant's epochs from Postgres: against the bare query for
+// where its epochs stood at the month's ends, with the result thrown away.
+func BenchmarkUsage(b *testing.B) {
+	const month, tenant = 30 * 24 * time.Hour, "ten_00000000000000007"
+	end := base.Truncate(24 * time.Hour).Add(-24 * time.Hour)
+	start := end.Add(-month)
+	tenMillion.Do(func() {
+		tenMillion.options = readingtest.Options(b)
+		_, conn := openBench(b, tenMillion.options)
+		began := time.Now()
+		fill(b, conn, 1000, 10_000, month/10_000, start)
+		b.Logf("10 million readings made in %s", time.Since(began).Round(time.Second))
+	})
+	s, conn := openBench(b, tenMillion.options)
+	epochs := epochdb.New(sqltest.Postgres(b))
+	registerAll(b, s, epochs)
+	bare := fmt.Sprintf(`SELECT epoch, slot > toDateTime(%d, 'UTC') AS n, max(%s) FROM reading_slots WHERE tenant = '%s' AND slot <= toDateTime(%d, 'UTC') GROUP BY epoch, n`,
+		start.Unix(), strings.Join(metering.RegisterNames(), "), max("), tenant, end.Unix())
+	sideBySide(b, "of-query", func() {}, func() {
+		instants := []time.Time{start, end}
+		levels, err := s.At(b.Context(), tenant, instants)
+		must(b, err)
+		records, err := epochs.OfTenant(b.Context(), tenant)
+		must(b, err)
+		var running metering.Quantity
+		for u := range metering.Measure(instants, records, levels, nil) {
+			if u.Meter == "instance.running" {
+				running = running.Add(u.Quantity)
+			}
+		}
+		if want := metering.Thousandths(10 * uint64(month.Milliseconds())); running != want {
+			b.Fatalf("%s running, want %s", running, want)
+		}
+	}, func() { drain(b, conn, bare) })
+}
+
+// registerAll registers every epoch of the store.
+func registerAll(b *testing.B, s *readingdb.Store, epochs *epochdb.Store) {
+	totals, err := s.Totals(b.Context(), nil)
+	must(b, err)
+	var records []metering.EpochRecord
+	for id, t := range totals {
+		records = append(records, metering.EpochRecord{Tenant: t.Tenant, Host: "hst_1", Labels: metering.Labels{Flavor: "small"},
+			Epoch: metering.Epoch{ID: id, Instance: t.Instance, Lease: 1, Start: 1, Opened: base}})
+	}
+	must(b, epochs.Register(b.Context(), records))
+}
+
+// BenchmarkDisk is what a day of readings every 10 s of 100 instances takes on
+// disk when all is merged: bytes of a reading, of a slot and of an epoch's total,
+// and of all three for each reading.
+func BenchmarkDisk(b *testing.B) {
+	const instances, each = 100, 8640
+	_, conn := benchStore(b)
+	for b.Loop() {
+		for _, table := range []string{"readings", "reading_slots", "epoch_totals"} {
+			must(b, conn.Exec(b.Context(), "TRUNCATE TABLE "+table))
+		}
+		fill(b, conn, instances, each, 10*time.Second, base.Add(-24*time.Hour).Truncate(24*time.Hour))
+		all := uint64(0)
+		for table, unit := range map[string]string{"readings": "B/reading", "reading_slots": "B/slot", "epoch_totals": "B/epoch"} {
+			must(b, conn.Exec(b.Context(), "OPTIMIZE TABLE "+table+" FINAL"))
+			var rows, bytes uint64
+			must(b, conn.QueryRow(b.Context(), "SELECT sum(rows), sum(bytes_on_disk) FROM system.parts WHERE active AND database = currentDatabase() AND table = $1", table).Scan(&rows, &bytes))
+			b.ReportMetric(float64(bytes)/float64(rows), unit)
+			all += bytes
+		}
+		b.ReportMetric(float64(all)/(instances*each), "B/reading-in-all")
+	}
+	b.ReportMetric(0, "ns/op")
 }
