@@ -1,6 +1,7 @@
 package portal
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -10,7 +11,9 @@ import (
 
 	"github.com/usance/usance/metering"
 	"github.com/usance/usance/metering/epochdb"
+	"github.com/usance/usance/metering/ingest"
 	"github.com/usance/usance/metering/readingdb"
+	"github.com/usance/usance/metering/trust"
 )
 
 // operatorName is who decided where the request does not say: there is one token.
@@ -46,11 +49,9 @@ func (s *server) listQuarantine(w http.ResponseWriter, r *http.Request, _ caller
 	default:
 		return fmt.Errorf("%w: state %q is not one of open, held, accepted, rejected, all", errBadRequest, text)
 	}
-	after := int64(0)
-	if text := r.URL.Query().Get("after"); text != "" {
-		if after, err = strconv.ParseInt(text, 10, 64); err != nil {
-			return fmt.Errorf("%w: after %q is not a number", errBadRequest, text)
-		}
+	after, err := readingNumber("after", r.URL.Query().Get("after"))
+	if err != nil {
+		return err
 	}
 	found, err := s.Epochs.Quarantined(r.Context(), state, after, limit+1)
 	if err != nil {
@@ -66,6 +67,78 @@ func (s *server) listQuarantine(w http.ResponseWriter, r *http.Request, _ caller
 	return reply(w, http.StatusOK, list)
 }
 
+// readingNumber is the number of a quarantined reading, 0 for "".
+func readingNumber(name, text string) (int64, error) {
+	if text == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n < 1 {
+		return 0, fmt.Errorf("%w: %s %q is not the id of a reading", errBadRequest, name, text)
+	}
+	return n, nil
+}
+
+// countQuarantine answers with how many open readings ?host=, ?epoch=, ?instance=
+// and ?reason= select.
+func (s *server) countQuarantine(w http.ResponseWriter, r *http.Request, _ caller) error {
+	q := r.URL.Query()
+	sel := epochdb.Selection{Host: metering.HostID(q.Get("host")), Epoch: metering.EpochID(q.Get("epoch")),
+		Instance: metering.InstanceID(q.Get("instance")), Reason: ingest.Reason(q.Get("reason"))}
+	if err := sel.Check(); err != nil {
+		return fmt.Errorf("%w: %w", errBadRequest, err)
+	}
+	c, err := s.Epochs.CountSelected(r.Context(), sel)
+	if err != nil {
+		return err
+	}
+	j := SelectedJSON{Count: c.Count}
+	if c.Count > 0 {
+		j.Through, j.Since = strconv.FormatInt(c.Through, 10), &c.Since
+	}
+	return reply(w, http.StatusOK, j)
+}
+
+func (s *server) acceptSelected(w http.ResponseWriter, r *http.Request, _ caller) error {
+	return s.decideSelected(w, r, s.Trust.AcceptAll)
+}
+
+func (s *server) rejectSelected(w http.ResponseWriter, r *http.Request, _ caller) error {
+	return s.decideSelected(w, r, s.Trust.RejectAll)
+}
+
+func (s *server) decideSelected(w http.ResponseWriter, r *http.Request,
+	decide func(context.Context, epochdb.Selection, int64, epochdb.Decision) (trust.Bulk, error)) error {
+	var d DecideSelected
+	if err := decode(r, &d); err != nil {
+		return err
+	}
+	if d.Through == "" {
+		return fmt.Errorf("%w: through is needed: the last reading that is meant", errBadRequest)
+	}
+	through, err := readingNumber("through", d.Through)
+	if err != nil {
+		return err
+	}
+	after, err := readingNumber("after", d.After)
+	if err != nil {
+		return err
+	}
+	sel := epochdb.Selection{Host: d.Host, Epoch: d.Epoch, Instance: d.Instance, Reason: d.Reason, Through: through}
+	b, err := decide(r.Context(), sel, after, d.decision())
+	if err != nil {
+		return err
+	}
+	j := DecidedJSON{Decided: b.Decided, Left: make([]LeftJSON, len(b.Left))}
+	for i, l := range b.Left {
+		j.Left[i] = LeftJSON{strconv.FormatInt(l.Reading, 10), l.Why.Error()}
+	}
+	if b.Next > 0 {
+		j.Next = strconv.FormatInt(b.Next, 10)
+	}
+	return reply(w, http.StatusOK, j)
+}
+
 // decision is who decides, and the note, from a body that may be absent.
 func decision(r *http.Request) (epochdb.Decision, error) {
 	var d DecideQuarantined
@@ -74,10 +147,14 @@ func decision(r *http.Request) (epochdb.Decision, error) {
 			return epochdb.Decision{}, err
 		}
 	}
+	return d.decision(), nil
+}
+
+func (d DecideQuarantined) decision() epochdb.Decision {
 	if d.By == "" {
 		d.By = operatorName
 	}
-	return epochdb.Decision{By: d.By, Note: d.Note, At: time.Now().UTC()}, nil
+	return epochdb.Decision{By: d.By, Note: d.Note, At: time.Now().UTC()}
 }
 
 // quarantinedID is {id}; what is no number is the id of none.

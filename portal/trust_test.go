@@ -59,6 +59,67 @@ func TestQuarantineOverTheAPI(t *testing.T) {
 	}
 }
 
+// Readings are decided about by what they have in common, once they were counted.
+func TestQuarantineIsDecidedInBulk(t *testing.T) {
+	w := newWorld(t)
+	c := w.customer("a@example.com")
+	i, epoch := w.instance(c, "web")
+	at := time.Now().UTC().Truncate(time.Millisecond).Add(-time.Minute)
+	put := func(n int, instance metering.InstanceID, reason ingest.Reason) {
+		w.must(w.epochs.Quarantine(t.Context(), []ingest.Quarantined{{Host: w.host, Tenant: c.ID, Received: at, Reason: reason,
+			Epoch:   metering.Epoch{ID: epoch, Instance: instance, Lease: 1, Start: 1, Opened: at},
+			Reading: metering.Reading{Epoch: epoch, At: at.Add(time.Duration(n) * time.Second), Registers: metering.Registers{metering.RunningMS: uint64(7_200_000 + n)}}}}))
+	}
+	put(1, i.ID, ingest.ReasonTime)
+	put(2, i.ID, ingest.ReasonTime)
+	put(3, "ins_0000000000000beef", ingest.ReasonTime) // the epoch is not this one's
+	put(4, i.ID, ingest.ReasonBytes)
+	var counted portal.SelectedJSON
+	w.operator("GET", "/operator/quarantine/count?host="+string(w.host)+"&reason=time", nil, http.StatusOK, &counted)
+	if counted.Count != 3 || counted.Since == nil || !counted.Since.Equal(at) {
+		t.Fatalf("counted %+v", counted)
+	}
+	put(5, i.ID, ingest.ReasonTime) // after they were counted
+	by := portal.DecideSelected{DecideQuarantined: portal.DecideQuarantined{By: "ann", Note: "its clock was seen"}, Host: w.host, Reason: ingest.ReasonTime, Through: counted.Through}
+	var done portal.DecidedJSON
+	w.operator("POST", "/operator/quarantine/accept", by, http.StatusOK, &done)
+	if done.Decided != 2 || len(done.Left) != 1 || !strings.Contains(done.Left[0].Why, "not of ins_0000000000000beef") || done.Next != "" {
+		t.Errorf("accepted %+v, want two, and the third told", done)
+	}
+	latest, err := w.readings.Latest(t.Context(), c.ID, i.ID)
+	w.must(err)
+	if got := latest.Registers[metering.RunningMS]; got != 7_200_002 {
+		t.Errorf("%d ms count, want those of the accepted", got)
+	}
+	w.operator("POST", "/operator/quarantine/accept", by, http.StatusOK, &done)
+	if done.Decided != 0 || len(done.Left) != 1 {
+		t.Errorf("once more: %+v, want nothing but the one that stays", done)
+	}
+	by.Reason = ""
+	w.operator("POST", "/operator/quarantine/reject", by, http.StatusOK, &done)
+	if done.Decided != 1 || len(done.Left) != 0 {
+		t.Errorf("rejected %+v, want the one that was left", done)
+	}
+	var page portal.List[portal.QuarantinedJSON]
+	w.operator("GET", "/operator/quarantine?state=accepted", nil, http.StatusOK, &page)
+	if len(page.Items) != 2 || page.Items[1].By != "ann" || page.Items[1].Note != "its clock was seen" || !page.Items[0].DecidedAt.Equal(*page.Items[1].DecidedAt) {
+		t.Errorf("accepted by one decision: %+v", page.Items)
+	}
+	w.operator("GET", "/operator/quarantine", nil, http.StatusOK, &page)
+	if len(page.Items) != 2 { // of another reason, and later than what was counted
+		t.Errorf("%d stay open, want 2", len(page.Items))
+	}
+	w.operator("GET", "/operator/quarantine/count?reason=none", nil, http.StatusOK, &counted)
+	if counted.Count != 0 || counted.Through != "" || counted.Since != nil {
+		t.Errorf("nothing is counted as %+v", counted)
+	}
+	for _, d := range []portal.DecideSelected{{Host: w.host}, {Host: w.host, Through: "0"}, {Host: w.host, Through: "9", After: "x"}} {
+		w.operator("POST", "/operator/quarantine/reject", d, http.StatusBadRequest, nil)
+	}
+	w.operator("POST", "/operator/quarantine/reject", portal.DecideSelected{Through: "9"}, http.StatusUnprocessableEntity, nil)
+	w.operator("GET", "/operator/quarantine/count", nil, http.StatusBadRequest, nil)
+}
+
 // What was billed of an epoch stays billed when it is voided, and what its
 // replacing epoch grows by is billed next.
 func TestVoidOverTheAPI(t *testing.T) {

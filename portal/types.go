@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/usance/usance/metering"
+	"github.com/usance/usance/metering/ingest"
 )
 
 // The JSON of /api/v1. Unsigned 64-bit numbers and money are strings, so that no
@@ -331,6 +332,40 @@ type QuarantinedJSON struct {
 type DecideQuarantined struct {
 	By   string `json:"by,omitempty"` // who decides; "operator" unless said
 	Note string `json:"note,omitempty"`
+}
+
+// DecideSelected is the body of POST /operator/quarantine/accept and …/reject: a
+// decision about all open readings of a host, an epoch, an instance or for a
+// reason, or of several of these together. A call decides at most 1000; the next one
+// goes on after Next of the answer.
+type DecideSelected struct {
+	DecideQuarantined
+	Host     metering.HostID     `json:"host,omitempty"`
+	Epoch    metering.EpochID    `json:"epoch,omitempty"`
+	Instance metering.InstanceID `json:"instance,omitempty"`
+	Reason   ingest.Reason       `json:"reason,omitempty"`
+	Through  string              `json:"through"` // what came in after this reading is not meant; GET /operator/quarantine/count tells it
+	After    string              `json:"after,omitempty"`
+}
+
+// SelectedJSON answers GET /operator/quarantine/count.
+type SelectedJSON struct {
+	Count   int64      `json:"count"`
+	Through string     `json:"through"` // the last reading that was counted; "" when there is none
+	Since   *time.Time `json:"since"`   // when the first of them came in
+}
+
+// DecidedJSON answers a DecideSelected.
+type DecidedJSON struct {
+	Decided int        `json:"decided"` // readings, by this call
+	Left    []LeftJSON `json:"left"`    // those of this call's that nobody can accept; they stay open
+	Next    string     `json:"next,omitempty"`
+}
+
+// LeftJSON is a reading that cannot be accepted.
+type LeftJSON struct {
+	ID  string `json:"id"`
+	Why string `json:"why"`
 }
 
 // VoidEpoch is the body of POST /operator/epochs/{id}/void.

@@ -77,36 +77,6 @@ func printReadings(ctx context.Context, p program, c *apiClient, path string) er
 	return table(p.stdout, rows)
 }
 
-func quarantineCommand(ctx context.Context, p program, args []string) int {
-	var state string
-	d := portal.DecideQuarantined{By: p.getenv("USER")}
-	who := func(f *flag.FlagSet) {
-		f.StringVar(&d.By, "as", d.By, "`name` of who decides")
-		f.StringVar(&d.Note, "note", "", "`text` that is kept with the decision")
-	}
-	decide := func(verb string) func(context.Context, program, *apiClient, *flag.FlagSet) error {
-		return func(ctx context.Context, p program, c *apiClient, f *flag.FlagSet) error {
-			return c.call(ctx, "POST", "/operator/quarantine/"+url.PathEscape(f.Arg(0))+"/"+verb, d, nil)
-		}
-	}
-	return p.operate(ctx, "quarantine", args, []operation{
-		{name: "list", summary: "list the readings that were not accepted", flags: func(f *flag.FlagSet) {
-			f.StringVar(&state, "state", "open", "`state`: open, held, accepted, rejected or all")
-		}, do: func(ctx context.Context, p program, c *apiClient, f *flag.FlagSet) error {
-			rows := [][]string{{"READING", "STATE", "REASON", "HOST", "INSTANCE", "AT", "DETAIL", "DECIDED BY"}}
-			err := pages(ctx, c, "/operator/quarantine?state="+url.QueryEscape(state), func(q portal.QuarantinedJSON) {
-				rows = append(rows, []string{q.ID, q.State, q.Reason, string(q.Host), string(q.Instance), q.At.Format(time.RFC3339Nano), q.Detail, q.By})
-			})
-			if err != nil {
-				return err
-			}
-			return table(p.stdout, rows)
-		}},
-		{name: "accept", args: "READING", arity: 1, summary: "have a reading count after all", flags: who, do: decide("accept")},
-		{name: "reject", args: "READING", arity: 1, summary: "never bill a reading", flags: who, do: decide("reject")},
-	}, asOperator)
-}
-
 func epochCommand(ctx context.Context, p program, args []string) int {
 	v := portal.VoidEpoch{By: p.getenv("USER")}
 	return p.operate(ctx, "epoch", args, []operation{

@@ -12,10 +12,12 @@ import (
 func TestMeteringCommands(t *testing.T) {
 	const at = "2026-11-22T12:00:00Z"
 	answers := map[string]string{
-		"/api/v1/usage":                    `{"items":[{"resource":"ins_1","meter":"instance.running","start":"` + at + `","end":"` + at + `","quantity":"1.5","unit":"s"}]}`,
-		"/api/v1/instances/ins_1/readings": `{"items":[{"epoch":"e1","at":"` + at + `","received":"` + at + `","registers":{"running_ms":"42"}}]}`,
-		"/api/v1/operator/quarantine":      `{"items":[{"id":"7","state":"open","reason":"time","host":"hst_1","instance":"ins_1","at":"` + at + `","received":"` + at + `","detail":"2 h in 1 h"}]}`,
-		"/api/v1/operator/epochs/e1/void":  `{"epoch":"e1","instance":"ins_1","from":"` + at + `","next":"e2","next_opened":"` + at + `"}`,
+		"/api/v1/usage":                      `{"items":[{"resource":"ins_1","meter":"instance.running","start":"` + at + `","end":"` + at + `","quantity":"1.5","unit":"s"}]}`,
+		"/api/v1/instances/ins_1/readings":   `{"items":[{"epoch":"e1","at":"` + at + `","received":"` + at + `","registers":{"running_ms":"42"}}]}`,
+		"/api/v1/operator/quarantine":        `{"items":[{"id":"7","state":"open","reason":"time","host":"hst_1","instance":"ins_1","at":"` + at + `","received":"` + at + `","detail":"2 h in 1 h"}]}`,
+		"/api/v1/operator/quarantine/count":  `{"count":3,"through":"9","since":"` + at + `"}`,
+		"/api/v1/operator/quarantine/accept": `{"decided":2,"left":[{"id":"8","why":"no lease"}]}`,
+		"/api/v1/operator/epochs/e1/void":    `{"epoch":"e1","instance":"ins_1","from":"` + at + `","next":"e2","next_opened":"` + at + `"}`,
 		"/api/v1/operator/leaks": `{"items":[{"kind":"unmetered","subject":"ins_1","since":"` + at + `","opened":"` + at + `","hourly":{"amount":"0.75","currency":"EUR"},` +
 			`"closed":"` + at + `","why":"readings come again"}]}`,
 	}
@@ -37,6 +39,12 @@ func TestMeteringCommands(t *testing.T) {
 		{"quarantine list", "GET /api/v1/operator/quarantine?state=open&after=", "2 h in 1 h", exitOK},
 		{"quarantine accept --note true 7", `POST /api/v1/operator/quarantine/7/accept {"by":"ann","note":"true"}`, "", exitOK},
 		{"quarantine reject --as bob 7", `POST /api/v1/operator/quarantine/7/reject {"by":"bob"}`, "", exitOK},
+		{"quarantine accept --host hst_1 --reason time", "GET /api/v1/operator/quarantine/count?host=hst_1&reason=time", "3 readings wait", exitOK},
+		{"quarantine accept --epoch e1 --yes", "GET /api/v1/operator/quarantine/count?epoch=e1\n" +
+			`POST /api/v1/operator/quarantine/accept {"by":"ann","epoch":"e1","through":"9"}`, "8 stays: no lease\naccepted 2 readings; 1 stay open", exitOK},
+		{"quarantine accept --epoch e1 7", "", "give the number of a reading", exitError},
+		{"quarantine reject", "", "give the number of a reading", exitError},
+		{"quarantine list 7", "", "Usage: usance quarantine list", exitUsage},
 		{"epoch void --from " + at + " --reason leapt e1", `POST /api/v1/operator/epochs/e1/void {"from":"` + at + `","reason":"leapt","by":"ann"}`, "e2 continues it", exitOK},
 		{"epoch void --from noon e1", "", "noon", exitUsage},
 		{"leak list", "GET /api/v1/operator/leaks?state=open&after=", "0.75 EUR", exitOK},

@@ -17,7 +17,8 @@ import (
 // operation is one subcommand that calls the API of a running control plane.
 type operation struct {
 	name, args, summary string
-	arity               int // how many arguments must follow
+	arity               int  // how many arguments must follow
+	optional            bool // they may all be left out
 	do                  func(ctx context.Context, p program, c *apiClient, f *flag.FlagSet) error
 	flags               func(f *flag.FlagSet)
 }
@@ -36,7 +37,7 @@ func (p program) operate(ctx context.Context, command string, args []string, ope
 		if code, ok := p.parse(f, args[1:]); !ok {
 			return code
 		}
-		if f.NArg() != o.arity {
+		if f.NArg() != o.arity && (f.NArg() != 0 || !o.optional) {
 			f.Usage()
 			return exitUsage
 		}

@@ -79,18 +79,47 @@ func (r *Run) storeAccepted(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	var failed []error
-	for _, q := range accepted { // one that fails does not hold up the others
-		failed = append(failed, r.store(ctx, q, now))
+	refused, err := r.Ingest.Acceptable(ctx, quarantined(accepted))
+	if err != nil {
+		return fmt.Errorf("%d accepted readings: %w", len(accepted), err)
 	}
-	return errors.Join(failed...)
+	var failed []error
+	storable := accepted[:0]
+	for i, q := range accepted { // one that fails does not hold up the others
+		if refused[i] != nil {
+			failed = append(failed, fmt.Errorf("accepted reading %d: %w", q.ID, refused[i]))
+			continue
+		}
+		storable = append(storable, q)
+	}
+	return errors.Join(append(failed, r.store(ctx, storable, now))...)
 }
 
-func (r *Run) store(ctx context.Context, q epochdb.Quarantined, now time.Time) error {
-	if err := r.Ingest.Accept(ctx, q.Quarantined); err != nil {
-		return fmt.Errorf("accepted reading %d: %w", q.ID, err)
+// store carries out that readings were accepted.
+func (r *Run) store(ctx context.Context, accepted []epochdb.Quarantined, now time.Time) error {
+	if len(accepted) == 0 {
+		return nil
 	}
-	return r.Epochs.Stored(ctx, []int64{q.ID}, now)
+	if err := r.Ingest.Accept(ctx, quarantined(accepted)); err != nil {
+		return fmt.Errorf("%d accepted readings, the first %d: %w", len(accepted), accepted[0].ID, err)
+	}
+	return r.Epochs.Stored(ctx, idsOf(accepted), now)
+}
+
+func quarantined(readings []epochdb.Quarantined) []ingest.Quarantined {
+	all := make([]ingest.Quarantined, len(readings))
+	for i, q := range readings {
+		all[i] = q.Quarantined
+	}
+	return all
+}
+
+func idsOf(readings []epochdb.Quarantined) []int64 {
+	ids := make([]int64, len(readings))
+	for i, q := range readings {
+		ids[i] = q.ID
+	}
+	return ids
 }
 
 // Accept has an open quarantined reading count after all; it does when Accept
@@ -102,13 +131,14 @@ func (r *Run) Accept(ctx context.Context, id int64, d epochdb.Decision) (epochdb
 	if err != nil {
 		return q, err
 	}
-	if err := r.Ingest.Acceptable(ctx, q.Quarantined); err != nil {
+	refused, err := r.Ingest.Acceptable(ctx, []ingest.Quarantined{q.Quarantined})
+	if err = errors.Join(append(refused, err)...); err != nil {
 		return q, fmt.Errorf("accept reading %d: %w", id, err)
 	}
 	if q, err = r.decide(ctx, id, epochdb.Accepted, d); err != nil {
 		return q, err
 	}
-	return q, r.store(ctx, q, d.At)
+	return q, r.store(ctx, []epochdb.Quarantined{q}, d.At)
 }
 
 // Reject settles an open quarantined reading: it is never billed. The error

@@ -188,6 +188,36 @@ func TestWhatCanBeAccepted(t *testing.T) {
 	}
 }
 
+// More than one call takes is decided call by call, each going on where the last
+// stopped.
+func TestBulkGoesOn(t *testing.T) {
+	b := newBench(t)
+	const more = 5
+	var all []ingest.Quarantined
+	for n := range trust.BulkSize + more {
+		all = append(all, ingest.Quarantined{Host: host, Epoch: b.epoch(), Received: b.granted, Reason: ingest.ReasonTime,
+			Reading: metering.Reading{Epoch: b.epoch().ID, At: b.granted.Add(time.Duration(n) * time.Second), Registers: metering.Registers{metering.RunningMS: uint64(n)}}})
+	}
+	b.must(b.epochs.Quarantine(t.Context(), all))
+	sel := epochdb.Selection{Epoch: b.epoch().ID}
+	first, err := b.run.AcceptAll(t.Context(), sel, 0, b.decided("once"))
+	b.must(err)
+	if first.Decided != trust.BulkSize || first.Next == 0 {
+		t.Errorf("the first call: %+v", first)
+	}
+	rest, err := b.run.AcceptAll(t.Context(), sel, first.Next, b.decided("twice"))
+	b.must(err)
+	if rest.Decided != more || rest.Next != 0 {
+		t.Errorf("the second call: %+v, want %d and the end", rest, more)
+	}
+	if got := b.used(30); got != trust.BulkSize+more-1 {
+		t.Errorf("%d ms count, want those of the last", got)
+	}
+	if _, err := b.run.RejectAll(t.Context(), epochdb.Selection{Through: 9}, 0, b.decided("")); !errors.Is(err, trust.ErrInvalid) {
+		t.Errorf("without any selection: %v, want ErrInvalid", err)
+	}
+}
+
 func second[T any](_ T, err error) error { return err }
 
 // An epoch leaps by an hour at 20 minutes and stays wrong; it is voided, goes on,
