@@ -33,7 +33,7 @@ type stores struct {
 	leaks    *leaks.Run
 }
 
-func openStores(t *testing.T, data string) *stores {
+func openStores(t testing.TB, data string) *stores {
 	t.Helper()
 	readings, err := readingdb.Open(t.Context(), embedded.Options(filepath.Join(data, "run", "clickhouse.sock")))
 	if err != nil {

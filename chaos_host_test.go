@@ -49,7 +49,7 @@ type order struct {
 }
 
 // serve answers on the socket until the test ends.
-func (m *machine) serve(t *testing.T, socket string) {
+func (m *machine) serve(t testing.TB, socket string) {
 	t.Helper()
 	l, err := net.Listen("unix", socket)
 	if err != nil {

@@ -124,7 +124,7 @@ func TestSecondControlPlaneOnTheSameFolderIsRefused(t *testing.T) {
 
 // world is one control plane with one host and one tenant.
 type world struct {
-	t             *testing.T
+	t             testing.TB
 	program, data string
 	pages, hosts  string // addresses
 	plane         *exec.Cmd
@@ -137,7 +137,7 @@ type world struct {
 }
 
 // newWorld builds the program and makes an empty data folder with one image.
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("needs Postgres and ClickHouse")
@@ -393,7 +393,7 @@ func (w *world) checkBilled(invoices ...portal.InvoiceJSON) {
 	}
 }
 
-func add(t *testing.T, sums map[string]*big.Rat, key, decimal string) *big.Rat {
+func add(t testing.TB, sums map[string]*big.Rat, key, decimal string) *big.Rat {
 	t.Helper()
 	n, ok := new(big.Rat).SetString(decimal)
 	if !ok {
@@ -537,7 +537,7 @@ func next(number string) string {
 	return fmt.Sprintf("%s%0*d", number[:i], len(number)-i, n+1)
 }
 
-func freeAddress(t *testing.T) string {
+func freeAddress(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
