@@ -10,6 +10,7 @@ import (
 	"github.com/gorilla/mux"
 
 	"github.com/usance/usance/compute"
+	"github.com/usance/usance/compute/hostapi"
 	"github.com/usance/usance/metering"
 	"github.com/usance/usance/portal/identity"
 	"github.com/usance/usance/rating/plandb"
@@ -197,12 +198,27 @@ func (s *server) listHosts(w http.ResponseWriter, r *http.Request, _ caller) err
 	if err != nil {
 		return err
 	}
+	reports, err := s.Compute.Reports(r.Context())
+	if err != nil {
+		return err
+	}
 	list := List[HostJSON]{Items: make([]HostJSON, len(page.Items)), Next: page.Next}
 	for i, h := range page.Items {
 		list.Items[i] = HostJSON{ID: h.ID, Name: h.Name, State: hostState(h, time.Now()), Seen: &h.Seen, VCPUs: h.Offers.VCPUs,
 			MemoryMiB: h.Offers.MemoryMiB, DiskMiB: h.Offers.DiskMiB, VCPUsUsed: h.Granted.VCPUs}
+		if report, ok := reports[h.ID]; ok {
+			list.Items[i].Spool, list.Items[i].HypervisorError = spoolJSON(report.Spool), report.Host.HypervisorError
+		}
 	}
 	return reply(w, http.StatusOK, list)
+}
+
+func spoolJSON(s hostapi.SpoolStat) *SpoolJSON {
+	j := SpoolJSON{Bytes: s.Bytes, Limit: s.Limit, Readings: s.Readings, Thinned: s.Thinned, Refused: s.Refused, Aside: s.Aside}
+	if !s.Oldest.IsZero() {
+		j.Oldest = &s.Oldest
+	}
+	return &j
 }
 
 func (s *server) createJoinToken(w http.ResponseWriter, r *http.Request, _ caller) error {

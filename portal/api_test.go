@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/usance/usance/compute/hostapi"
 	"github.com/usance/usance/metering"
 	"github.com/usance/usance/metering/readingdb"
 	"github.com/usance/usance/portal"
@@ -190,6 +191,15 @@ func TestOperatorAPI(t *testing.T) {
 	w.operator("GET", "/operator/hosts", nil, http.StatusOK, &hosts)
 	if len(hosts.Items) != 1 || hosts.Items[0].State != "up" || hosts.Items[0].Name != "rack-1" || hosts.Items[0].VCPUs != 8 {
 		t.Errorf("hosts %+v", hosts)
+	}
+	oldest := time.Now().UTC().Truncate(time.Second)
+	w.must(w.compute.Observe(t.Context(), w.host, hostapi.Status{Sent: time.Now(), Capacity: hostapi.Capacity{VCPUs: 8, MemoryMiB: 8192, DiskMiB: 81920},
+		Host:  hostapi.HostStat{HypervisorError: "libvirtd is gone"},
+		Spool: hostapi.SpoolStat{Bytes: 900, Limit: 1000, Readings: 7, Oldest: oldest, Thinned: 40, Refused: 3, Aside: 1}}))
+	w.operator("GET", "/operator/hosts", nil, http.StatusOK, &hosts)
+	wantSpool := &portal.SpoolJSON{Bytes: 900, Limit: 1000, Readings: 7, Oldest: &oldest, Thinned: 40, Refused: 3, Aside: 1}
+	if diff := cmp.Diff(wantSpool, hosts.Items[0].Spool); diff != "" || hosts.Items[0].HypervisorError != "libvirtd is gone" {
+		t.Errorf("what the host reported, %q, -want +got:\n%s", hosts.Items[0].HypervisorError, diff)
 	}
 	w.operator("POST", "/operator/hosts/tokens", nil, http.StatusCreated, &portal.TokenJSON{})
 	w.instance(c, "web")

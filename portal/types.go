@@ -305,6 +305,21 @@ type HostJSON struct {
 	MemoryMiB int64           `json:"memory_mib"`
 	DiskMiB   int64           `json:"disk_mib"`
 	VCPUsUsed int             `json:"vcpus_used"`
+	Spool     *SpoolJSON      `json:"spool"` // as last reported; null when it never did
+	// HypervisorError is why the host's agent cannot reach its hypervisor.
+	HypervisorError string `json:"hypervisor_error,omitempty"`
+}
+
+// SpoolJSON is what waits on a host to be sent, and what the wait has cost since
+// its agent started.
+type SpoolJSON struct {
+	Bytes    int64      `json:"bytes"`
+	Limit    int64      `json:"limit,omitempty"`
+	Readings int64      `json:"readings"`
+	Oldest   *time.Time `json:"oldest"`  // of them; null when none waits
+	Thinned  int64      `json:"thinned"` // readings given up: usage of a slot stays, its course within the slot is lost
+	Refused  int64      `json:"refused"` // rounds for which there was no room: what they showed is in the next that had it
+	Aside    int64      `json:"aside"`   // bodies kept aside: damaged, or refused as malformed
 }
 
 // QuarantinedJSON is a reading that was not accepted.

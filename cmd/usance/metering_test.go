@@ -12,9 +12,11 @@ import (
 func TestMeteringCommands(t *testing.T) {
 	const at = "2026-11-22T12:00:00Z"
 	answers := map[string]string{
-		"/api/v1/usage":                      `{"items":[{"resource":"ins_1","meter":"instance.running","start":"` + at + `","end":"` + at + `","quantity":"1.5","unit":"s"}]}`,
-		"/api/v1/instances/ins_1/readings":   `{"items":[{"epoch":"e1","at":"` + at + `","received":"` + at + `","registers":{"running_ms":"42"}}]}`,
-		"/api/v1/operator/quarantine":        `{"items":[{"id":"7","state":"open","reason":"time","host":"hst_1","instance":"ins_1","at":"` + at + `","received":"` + at + `","detail":"2 h in 1 h"}]}`,
+		"/api/v1/usage":                    `{"items":[{"resource":"ins_1","meter":"instance.running","start":"` + at + `","end":"` + at + `","quantity":"1.5","unit":"s"}]}`,
+		"/api/v1/instances/ins_1/readings": `{"items":[{"epoch":"e1","at":"` + at + `","received":"` + at + `","registers":{"running_ms":"42"}}]}`,
+		"/api/v1/operator/quarantine":      `{"items":[{"id":"7","state":"open","reason":"time","host":"hst_1","instance":"ins_1","at":"` + at + `","received":"` + at + `","detail":"2 h in 1 h"}]}`,
+		"/api/v1/operator/hosts": `{"items":[{"id":"hst_1","state":"up","spool":{"readings":7,"oldest":"` + at + `","thinned":40,"refused":3,"aside":1}},` +
+			`{"id":"hst_2","state":"silent","spool":null}]}`,
 		"/api/v1/operator/quarantine/count":  `{"count":3,"through":"9","since":"` + at + `"}`,
 		"/api/v1/operator/quarantine/accept": `{"decided":2,"left":[{"id":"8","why":"no lease"}]}`,
 		"/api/v1/operator/epochs/e1/void":    `{"epoch":"e1","instance":"ins_1","from":"` + at + `","next":"e2","next_opened":"` + at + `"}`,
@@ -44,6 +46,7 @@ func TestMeteringCommands(t *testing.T) {
 			`POST /api/v1/operator/quarantine/accept {"by":"ann","epoch":"e1","through":"9"}`, "8 stays: no lease\naccepted 2 readings; 1 stay open", exitOK},
 		{"quarantine accept --epoch e1 7", "", "give the number of a reading", exitError},
 		{"quarantine reject", "", "give the number of a reading", exitError},
+		{"host list", "GET /api/v1/operator/hosts?after=", "7        " + at + "  40       3        1\nhst_2", exitOK},
 		{"quarantine list 7", "", "Usage: usance quarantine list", exitUsage},
 		{"epoch void --from " + at + " --reason leapt e1", `POST /api/v1/operator/epochs/e1/void {"from":"` + at + `","reason":"leapt","by":"ann"}`, "e2 continues it", exitOK},
 		{"epoch void --from noon e1", "", "noon", exitUsage},

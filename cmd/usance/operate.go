@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/usance/usance/metering"
 	"github.com/usance/usance/portal"
@@ -121,9 +122,10 @@ func hostCommand(ctx context.Context, p program, args []string) int {
 			return nil
 		}},
 		{name: "list", summary: "list the hosts", do: func(ctx context.Context, p program, c *apiClient, f *flag.FlagSet) error {
-			rows := [][]string{{"HOST", "NAME", "STATE", "VCPUS", "USED", "MEMORY"}}
+			rows := [][]string{{"HOST", "NAME", "STATE", "VCPUS", "USED", "MEMORY", "WAITING", "SINCE", "THINNED", "REFUSED", "ASIDE"}}
 			err := pages(ctx, c, "/operator/hosts", func(h portal.HostJSON) {
-				rows = append(rows, []string{string(h.ID), h.Name, h.State, fmt.Sprint(h.VCPUs), fmt.Sprint(h.VCPUsUsed), fmt.Sprintf("%d MiB", h.MemoryMiB)})
+				row := []string{string(h.ID), h.Name, h.State, fmt.Sprint(h.VCPUs), fmt.Sprint(h.VCPUsUsed), fmt.Sprintf("%d MiB", h.MemoryMiB)}
+				rows = append(rows, append(row, spoolColumns(h.Spool)...))
 			})
 			if err != nil {
 				return err
@@ -134,6 +136,19 @@ func hostCommand(ctx context.Context, p program, args []string) int {
 			return c.call(ctx, "DELETE", "/operator/hosts/"+url.PathEscape(f.Arg(0)), nil, nil)
 		}},
 	}, asOperator)
+}
+
+// spoolColumns are what waits on a host and what the wait has cost; "?" where it
+// never said.
+func spoolColumns(s *portal.SpoolJSON) []string {
+	if s == nil {
+		return []string{"?", "?", "?", "?", "?"}
+	}
+	since := "-"
+	if s.Oldest != nil {
+		since = s.Oldest.Format(time.RFC3339)
+	}
+	return []string{fmt.Sprint(s.Readings), since, fmt.Sprint(s.Thinned), fmt.Sprint(s.Refused), fmt.Sprint(s.Aside)}
 }
 
 func tenantCommand(ctx context.Context, p program, args []string) int {
