@@ -65,6 +65,8 @@ func (m *machine) serve(t testing.TB, socket string) {
 	handle(mux, "/domains", func(ctx context.Context, _ struct{}) ([]agent.Domain, error) { return m.Domains(ctx) })
 	handle(mux, "/start", func(ctx context.Context, s agent.Spec) (struct{}, error) { return struct{}{}, m.Start(ctx, s) })
 	handle(mux, "/stop", func(ctx context.Context, o order) (struct{}, error) { return struct{}{}, m.Stop(ctx, o.ID, o.Grace) })
+	handle(mux, "/resize", func(ctx context.Context, s agent.Spec) (struct{}, error) { return struct{}{}, m.Resize(ctx, s) })
+	handle(mux, "/release", func(ctx context.Context, o order) (struct{}, error) { return struct{}{}, m.Release(ctx, o.ID) })
 	handle(mux, "/delete", func(ctx context.Context, o order) (struct{}, error) { return struct{}{}, m.Delete(ctx, o.ID) })
 	mux.HandleFunc("/watch", m.serveEvents)
 	server := &http.Server{Handler: mux}
@@ -188,6 +190,16 @@ func (r *remote) Start(ctx context.Context, s agent.Spec) error {
 
 func (r *remote) Stop(ctx context.Context, id metering.InstanceID, grace time.Duration) error {
 	_, err := ask[struct{}](ctx, r, "/stop", order{id, grace})
+	return err
+}
+
+func (r *remote) Resize(ctx context.Context, s agent.Spec) error {
+	_, err := ask[struct{}](ctx, r, "/resize", s)
+	return err
+}
+
+func (r *remote) Release(ctx context.Context, id metering.InstanceID) error {
+	_, err := ask[struct{}](ctx, r, "/release", order{ID: id})
 	return err
 }
 

@@ -30,7 +30,10 @@ type Config struct {
 	DataDir string // the agent keeps its state in DataDir/agent and images in DataDir/images
 	Name    string // the host's name, shown to operators
 	// Capacity is what the host offers; a field that is 0 is detected.
-	Capacity   hostapi.Capacity
+	Capacity hostapi.Capacity
+	// Storage names what the instances' disks lie on, the same on all hosts that
+	// share it under the same path; "": this host's own, so none can move.
+	Storage    string
 	Hypervisor Hypervisor
 	Clock      Clock         // nil: the machine's
 	Interval   time.Duration // between rounds; 0: 10 s
@@ -262,6 +265,8 @@ func (a *Agent) status(ctx context.Context) hostapi.Status {
 		Revision:    revision,
 		FullReading: a.sender.sent.Load(),
 		Capacity:    a.cfg.Capacity,
+		Version:     hostapi.Version,
+		Storage:     a.cfg.Storage,
 		Host:        hoststat.Read(ctx, a.cfg.DataDir),
 		Spool: hostapi.SpoolStat{Bytes: waiting.Bytes, Limit: waiting.Limit, Readings: waiting.Readings, Oldest: waiting.Oldest,
 			Thinned: waiting.Thinned, Refused: waiting.Refused, Aside: waiting.Aside},

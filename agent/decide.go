@@ -14,7 +14,9 @@ const (
 	actNone    action = ""
 	actStart   action = "start"
 	actStop    action = "stop"
-	actReplace action = "replace" // stop, then start under a newer lease or start
+	actReplace action = "replace" // stop, then start under a newer start
+	actResize  action = "resize"  // give the running domain a newer lease and its flavor
+	actRelease action = "release" // forget the domain, keep its disks
 	actDelete  action = "delete"
 )
 
@@ -23,19 +25,16 @@ const (
 type record struct {
 	ordered    uint64        // the newest order seen
 	generation uint64        // the newest order that what is answers
-	doing      compute.State // starting or stopping while an action runs, else ""
+	doing      compute.State // what is shown while an action runs, else ""
 	err        string        // why the last action failed
 	failures   int           // of actions in a row
 	retryAt    time.Time     // not before then
 	crashes    int           // in a row
 	crashed    bool          // the present crash has been counted
 	startedAt  time.Time     // when the last start succeeded
-	// guestOff is the order under which the guest powered itself off; only a
-	// newer one starts it again.
-	guestOff uint64
-	state    compute.State // as last reported
-	since    time.Time     // when it became so
-	deleted  bool          // an ordered deletion is done
+	state      compute.State // as last reported
+	since      time.Time     // when it became so
+	deleted    bool          // an ordered deletion is done
 }
 
 const (
@@ -75,11 +74,15 @@ func decide(want hostapi.DesiredInstance, is *Domain, rec *record, now time.Time
 func settle(want hostapi.DesiredInstance, is *Domain, rec *record, now time.Time) action {
 	switch want.Power {
 	case compute.PowerDeleted:
-		if is == nil {
-			rec.deleted = true
+		if is == nil && rec.deleted {
 			return actNone
 		}
-		return actDelete
+		return actDelete // also without a domain: it may have been released, and its disks be here
+	case compute.PowerReleased:
+		if is == nil {
+			return actNone
+		}
+		return actRelease
 	case compute.PowerStopped:
 		if is != nil && active(is) {
 			return actStop
@@ -95,31 +98,32 @@ func settle(want hostapi.DesiredInstance, is *Domain, rec *record, now time.Time
 	if is.Lease > want.Lease || is.Start > want.Start {
 		return actNone // the order is older than what it would change
 	}
-	outdated := is.Lease < want.Lease || is.Start < want.Start
 	switch {
-	case active(is) && outdated:
+	case active(is) && is.Start < want.Start:
 		return actReplace
 	case active(is):
 		rec.crashed = false
-		rec.guestOff = 0
+		if resizes(want, is) {
+			return actResize
+		}
 		return actNone
-	case outdated:
+	case is.Start < want.Start:
 		return actStart
 	case is.Reason == OffGuest:
-		if rec.guestOff == 0 {
-			rec.guestOff = want.Generation
-		}
-		if want.Generation > rec.guestOff {
-			return actStart
-		}
-		return actNone
-	case is.Reason == OffMigrated:
+		return actNone // only a newer start turns it on again
+	case is.Reason == OffMigrated && is.Lease == want.Lease:
 		return actNone // it runs elsewhere
 	}
 	if !rec.crashed {
 		rec.crash(now)
 	}
 	return actStart
+}
+
+// resizes reports whether a resize of the running domain waits: the start that is
+// wanted runs, under an older lease. A resize ends no start.
+func resizes(want hostapi.DesiredInstance, is *Domain) bool {
+	return want.Power == compute.PowerRunning && is != nil && active(is) && is.Start == want.Start && is.Lease < want.Lease
 }
 
 // crash counts a domain that is off without an order and sets when it may be
@@ -147,8 +151,9 @@ func (r *record) done(act action, err error, now time.Time) {
 	}
 	r.err, r.failures, r.retryAt = "", 0, time.Time{}
 	if act == actStart || act == actReplace {
-		r.startedAt, r.crashed, r.guestOff = now, false, 0
+		r.startedAt, r.crashed = now, false
 	}
+	r.deleted = act == actDelete
 }
 
 func active(d *Domain) bool {

@@ -24,8 +24,10 @@ func TestDecide(t *testing.T) {
 	}
 	newer := want(compute.PowerRunning)
 	newer.Start = 2
-	moved := want(compute.PowerRunning)
-	moved.Lease = 2
+	resized := want(compute.PowerRunning)
+	resized.Lease = 2
+	restarted := newer
+	restarted.Lease = 2
 	noLease := want(compute.PowerRunning)
 	noLease.Lease = 0
 	for _, c := range []struct {
@@ -41,12 +43,16 @@ func TestDecide(t *testing.T) {
 		{"paused by hand", want(compute.PowerRunning), paused, record{}, actNone},
 		{"switched off and on again in between", newer, running, record{}, actReplace},
 		{"newer start of a stopped one", newer, off(OffOrdered), record{}, actStart},
-		{"newer lease", moved, running, record{}, actReplace},
+		{"resized", resized, running, record{}, actResize},
+		{"resized, paused", resized, paused, record{}, actResize},
+		{"resized and switched off and on again", restarted, running, record{}, actReplace},
+		{"resized, failed a moment ago", resized, running, record{ordered: 5, retryAt: now.Add(time.Second)}, actNone},
+		{"resized when the guest was off", resized, off(OffGuest), record{}, actNone},
+		{"resized when it had crashed, the pause is over", resized, off(OffCrashed), record{ordered: 5, crashed: true, retryAt: now}, actStart},
+		{"migrated away and placed here again", resized, off(OffMigrated), record{crashed: true}, actStart},
 		{"an order older than what runs", want(compute.PowerRunning), &Domain{Lease: 2, Start: 1, State: compute.StateRunning}, record{}, actNone},
 		{"a stopped one of a newer lease", want(compute.PowerRunning), &Domain{Lease: 2, Start: 1, State: compute.StateStopped}, record{}, actNone},
 		{"guest off", want(compute.PowerRunning), off(OffGuest), record{}, actNone},
-		{"guest off, same order as then", want(compute.PowerRunning), off(OffGuest), record{guestOff: 5}, actNone},
-		{"guest off, newer order", want(compute.PowerRunning), off(OffGuest), record{guestOff: 4}, actStart},
 		{"guest off, newer start", newer, off(OffGuest), record{}, actStart},
 		{"first crash waits a second", want(compute.PowerRunning), off(OffCrashed), record{}, actNone},
 		{"crash, the pause is over", want(compute.PowerRunning), off(OffCrashed), record{ordered: 5, crashed: true, retryAt: now}, actStart},
@@ -57,7 +63,11 @@ func TestDecide(t *testing.T) {
 		{"stopped", want(compute.PowerStopped), off(OffOrdered), record{}, actNone},
 		{"never made and to be stopped", want(compute.PowerStopped), nil, record{}, actNone},
 		{"to be deleted", want(compute.PowerDeleted), running, record{}, actDelete},
-		{"deleted", want(compute.PowerDeleted), nil, record{}, actNone},
+		{"to be deleted without a domain", want(compute.PowerDeleted), nil, record{}, actDelete},
+		{"deleted", want(compute.PowerDeleted), nil, record{deleted: true}, actNone},
+		{"to be released", want(compute.PowerReleased), off(OffOrdered), record{}, actRelease},
+		{"to be released, started by hand", want(compute.PowerReleased), running, record{}, actRelease},
+		{"released", want(compute.PowerReleased), nil, record{}, actNone},
 		{"an order of another age", want("hibernated"), running, record{}, actNone},
 		{"failed a moment ago", want(compute.PowerStopped), running, record{ordered: 5, retryAt: now.Add(time.Second)}, actNone},
 		{"an order before failed a moment ago", want(compute.PowerStopped), running, record{ordered: 4, retryAt: now.Add(time.Second)}, actStop},

@@ -14,8 +14,8 @@ import (
 // that does not carry an instance id of ours is never listed and never touched.
 type Hypervisor interface {
 	// Sample reads the counters of all active domains by bulk calls. A domain
-	// whose counters could not be read is left out and named in the error, beside
-	// the samples of the others.
+	// that could not be read is left out and named in the error, beside the samples of
+	// the others. So is one that migrates in, until it runs here.
 	Sample(ctx context.Context) ([]Sample, error)
 	// Domains lists all defined domains, active or not. One that could not be
 	// looked at is left out and named in the error, beside the others.
@@ -26,6 +26,14 @@ type Hypervisor interface {
 	// Stop ends the domain: asks the guest, and pulls the plug after grace. It
 	// returns when the domain is off. Repeating it is harmless.
 	Stop(ctx context.Context, id metering.InstanceID, grace time.Duration) error
+	// Resize gives the running domain the vCPUs and the disk of the flavor, as far as
+	// they grow, and then the lease. It returns when all is done; after an error the
+	// domain runs on under its old lease, and part of it may be done. Repeating it is
+	// harmless. A domain that does not run is an error.
+	Resize(ctx context.Context, spec Spec) error
+	// Release forgets the (stopped) domain and keeps its disks, for a host that
+	// shares them. Repeating it is harmless.
+	Release(ctx context.Context, id metering.InstanceID) error
 	// Delete removes the (stopped) domain and its disks. Repeating it is harmless.
 	Delete(ctx context.Context, id metering.InstanceID) error
 	// Watch calls f for every change of a domain until ctx ends or the
@@ -57,7 +65,7 @@ type ImageFiles struct {
 // Domain is a defined domain of ours.
 type Domain struct {
 	ID     metering.InstanceID
-	Lease  metering.LeaseNo // as stored in the domain's metadata at its last start
+	Lease  metering.LeaseNo // as stored in the domain's metadata at its last start or resize
 	Start  metering.StartNo
 	State  compute.State // running, paused, stopped or failed (crashed)
 	Reason OffReason     // why it is off
@@ -101,7 +109,7 @@ const (
 )
 
 // Sample is what the hypervisor counted for one active domain. Nil means "could
-// not be read", never 0.
+// not be read", never 0; a device that is not named is not there (any more).
 type Sample struct {
 	ID        metering.InstanceID
 	Lease     metering.LeaseNo
@@ -125,9 +133,10 @@ type DiskCounters struct {
 }
 
 // NetCounters are one interface's counters since it was made, from the guest's
-// side: rx is into the guest.
+// side: rx is into the guest. Where it cannot be told whether its network is a
+// private one, they are nil.
 type NetCounters struct {
 	Name                                   string
-	Private                                bool // a private network, not the public one
+	Private                                bool // on a private network, not a public one
 	RxBytes, RxPackets, TxBytes, TxPackets *uint64
 }

@@ -276,7 +276,7 @@ func TestMeter(t *testing.T) {
 		{name: "resized without new labels", do: func(b *bench) {
 			b.run(10 * time.Second)
 			b.full()
-			b.must(b.host.Resize(vm, compute.Flavor{VCPUs: 4, MemoryMiB: 4096}))
+			b.must(b.host.SetFlavor(vm, compute.Flavor{VCPUs: 4, MemoryMiB: 4096}))
 			b.full()
 			b.run(10 * time.Second)
 			b.full()

@@ -25,8 +25,8 @@ const (
 	// deleteGrace when it is to be deleted.
 	stopGrace   = 30 * time.Second
 	deleteGrace = 5 * time.Second
-	// fullReadingTimeout bounds the reading before a stop. The stop then goes ahead
-	// without: what the counters grew by since the last round is given away.
+	// fullReadingTimeout bounds the reading before a stop or a resize. That then goes
+	// ahead without: what the counters grew by since the last round is given away.
 	fullReadingTimeout = 5 * time.Second
 	// actionTimeout bounds one action, downloads of images included; it is then
 	// repeated after a pause.
@@ -166,10 +166,13 @@ func (r *reconciler) record(id metering.InstanceID) *record {
 // begin does act beside the passes.
 func (r *reconciler) begin(ctx context.Context, actions *sync.WaitGroup, act action,
 	want hostapi.DesiredInstance, is *Domain, rec *record) {
-	rec.generation = want.Generation
-	rec.doing = compute.StateStopping
-	if act == actStart {
-		rec.doing = compute.StateStarting
+	switch act {
+	case actStart:
+		rec.generation, rec.doing = want.Generation, compute.StateStarting
+	case actResize: // not carried out before it is done; it runs all the while
+		rec.doing = is.State
+	default:
+		rec.generation, rec.doing = want.Generation, compute.StateStopping
 	}
 	running := is != nil && active(is)
 	actions.Go(func() {
@@ -202,6 +205,15 @@ func (r *reconciler) act(ctx context.Context, act action, want hostapi.DesiredIn
 			}
 		}
 		return r.hypervisor.Delete(ctx, want.ID)
+	case actRelease:
+		if running {
+			if err := r.stop(ctx, want.ID, stopGrace); err != nil {
+				return err
+			}
+		}
+		return r.hypervisor.Release(ctx, want.ID)
+	case actResize:
+		return r.resize(ctx, want)
 	case actReplace:
 		if err := r.stop(ctx, want.ID, stopGrace); err != nil {
 			return err
@@ -215,21 +227,39 @@ func (r *reconciler) start(ctx context.Context, want hostapi.DesiredInstance) er
 	if err != nil {
 		return err
 	}
-	return r.hypervisor.Start(ctx, Spec{
+	return r.hypervisor.Start(ctx, spec(want, files))
+}
+
+func spec(want hostapi.DesiredInstance, files ImageFiles) Spec {
+	return Spec{
 		ID: want.ID, Lease: want.Lease, Start: want.Start, Name: want.Name, Flavor: want.Flavor,
 		Image: files, MAC: want.MAC, UserData: want.UserData, SSHKeys: want.SSHKeys,
-	})
+	}
 }
 
 // stop takes a full reading, then ends the domain.
 func (r *reconciler) stop(ctx context.Context, id metering.InstanceID, grace time.Duration) error {
-	reading, cancel := context.WithTimeout(ctx, fullReadingTimeout)
-	err := r.fullReading(reading)
-	cancel()
-	if err != nil {
-		r.log.Warn("stopping without a full reading", "instance", id, "err", err)
-	}
+	r.read(ctx, id, actStop)
 	return r.hypervisor.Stop(ctx, id, grace)
+}
+
+// resize takes a full reading before and after, so that the epoch under the new
+// lease begins as near to the change as can be, also when it failed half-way.
+func (r *reconciler) resize(ctx context.Context, want hostapi.DesiredInstance) error {
+	r.read(ctx, want.ID, actResize)
+	err := r.hypervisor.Resize(ctx, spec(want, ImageFiles{}))
+	r.read(ctx, want.ID, actResize)
+	return err
+}
+
+// read takes a full reading for an action, which goes ahead without when it cannot
+// be had in time.
+func (r *reconciler) read(ctx context.Context, id metering.InstanceID, act action) {
+	ctx, cancel := context.WithTimeout(ctx, fullReadingTimeout)
+	defer cancel()
+	if err := r.fullReading(ctx); err != nil {
+		r.log.Warn("acting without a full reading", "instance", id, "action", act, "err", err)
+	}
 }
 
 // forget drops the records of instances that are neither wanted nor here.
@@ -281,12 +311,14 @@ func observe(want hostapi.DesiredInstance, is *Domain, rec *record, now time.Tim
 		o.GuestOff = is.Reason == OffGuest && rec.doing == "" && !active(is)
 	case rec.deleted && want.Power == compute.PowerDeleted:
 		o.State = compute.StateDeleted
+	case want.Power == compute.PowerReleased:
+		o.State = compute.StateReleased
 	case want.Power == compute.PowerStopped:
 		o.State = compute.StateStopped
 	}
 	if rec.doing != "" {
 		o.State = rec.doing
-	} else if rec.err != "" {
+	} else if rec.err != "" && !resizes(want, is) {
 		o.State = compute.StateFailed
 	} else if o.State == compute.StateFailed {
 		o.Error = fmt.Sprintf("the virtual machine ended by itself %d times; it is started again", rec.crashes)

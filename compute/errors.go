@@ -14,6 +14,16 @@ var (
 	ErrNoImage = errors.New("no such image")
 	// ErrDeleted: the instance is being deleted; that cannot be undone.
 	ErrDeleted = errors.New("the instance is being deleted")
+	// ErrStopFirst: it cannot be done while the instance runs.
+	ErrStopFirst = errors.New("stop the instance first")
+	// ErrDiskShrinks: the flavor's disk is smaller than the instance's.
+	ErrDiskShrinks = errors.New("a disk never shrinks")
+	// ErrMoving: the instance is being moved to another host.
+	ErrMoving = errors.New("the instance is being moved to another host")
+	// ErrNoSharedStorage: the instance's disks cannot be reached from the other host.
+	ErrNoSharedStorage = errors.New("the hosts share no storage")
+	// ErrOldAgent: the host's agent does not know such an order yet.
+	ErrOldAgent = errors.New("the host's agent is too old for this; update it")
 	// ErrInvalid: the order itself cannot be right (a bad name, for example).
 	ErrInvalid = errors.New("invalid order")
 )

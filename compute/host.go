@@ -18,10 +18,12 @@ type Host struct {
 	ID       metering.HostID
 	Name     string
 	Offers   Capacity  // as it last reported
-	Granted  Capacity  // Σ over its open leases
+	Granted  Capacity  // Σ over its open leases, and what moves to it
 	Seen     time.Time // last report, server's clock
 	Draining bool      // takes nothing new
 	Removed  bool      // by the operator; its certificate is refused
+	Storage  string    // what its disks lie on, the same on all hosts that share it; "": its own
+	Version  int       // of the protocol that its agent speaks
 }
 
 // Free is what the host can still be granted; negative where it offers less
@@ -36,7 +38,8 @@ type LeaseKey struct {
 
 // Lease is a placement: which instance is on which host, with which labels. It
 // never changes but for its end. A lease is kept while the instance is stopped,
-// so that it can always be started again.
+// so that it can always be started again. One that a resize of the running
+// instance replaced is in force until the host shows it under a newer one.
 type Lease struct {
 	Instance metering.InstanceID
 	No       metering.LeaseNo
@@ -107,14 +110,34 @@ func (h Host) refuses(f Flavor, now time.Time) string {
 		return outDraining
 	case now.Sub(h.Seen) > HostSilence:
 		return outSilent
-	case f.VCPUs > free.VCPUs:
+	case f.VCPUs > max(0, free.VCPUs):
 		return outVCPUs
-	case f.MemoryMiB > free.MemoryMiB:
+	case f.MemoryMiB > max(0, free.MemoryMiB):
 		return outMemory
-	case f.DiskMiB > free.DiskMiB:
+	case f.DiskMiB > max(0, free.DiskMiB):
 		return outDisk
 	}
 	return ""
+}
+
+// Takes reports an *Unplaced unless the host takes an instance of the flavor.
+func (h Host) Takes(f Flavor, now time.Time) error {
+	if reason := h.refuses(f, now); reason != "" {
+		return &Unplaced{Hosts: 1, Out: map[string]int{reason: 1}}
+	}
+	return nil
+}
+
+// Grows reports an *Unplaced unless an instance of the host may be of flavor to
+// instead of from. A host that is draining takes nothing new, but what is there
+// may grow.
+func (h Host) Grows(from, to Flavor, now time.Time) error {
+	h.Draining = false
+	return h.Takes(Flavor{
+		VCPUs:     max(0, to.VCPUs-from.VCPUs),
+		MemoryMiB: max(0, to.MemoryMiB-from.MemoryMiB),
+		DiskMiB:   max(0, to.DiskMiB-from.DiskMiB),
+	}, now)
 }
 
 // better reports whether h is a better place than o; both have room.

@@ -7,7 +7,8 @@
 // Invariants:
 //   - What is wanted changes only by an order (tenant, operator, dunning) or by
 //     a guest that powers itself off; what is observed never overwrites it.
-//   - One instance is never granted to two hosts: a placement is a lease with a number.
+//   - One instance is never granted to two hosts: a placement is a lease with a
+//     number. Its leases under which it may run at one time are all on one host.
 //   - A host's granted capacity never exceeds what it offers.
 package compute
 
@@ -36,6 +37,9 @@ const (
 	PowerRunning Power = "running"
 	PowerStopped Power = "stopped"
 	PowerDeleted Power = "deleted"
+	// PowerReleased is what a host is told of an instance that moves to another:
+	// to forget it and keep its disks. Nobody wants it of an instance.
+	PowerReleased Power = "released"
 )
 
 // State is what an instance was observed to be.
@@ -52,6 +56,9 @@ const (
 	StateFailed   State = "failed"
 	StateDeleted  State = "deleted"
 	StateUnknown  State = "unknown"
+	// StateReleased is what a host says of an instance that it has let go for a
+	// move (PowerReleased). No instance is ever in it: it is stopped all the while.
+	StateReleased State = "released"
 )
 
 // Reasons why what is wanted is what it is.
@@ -75,12 +82,16 @@ type Instance struct {
 	Start      metering.StartNo // rises when an order turns it on; 0 before the first
 	Host       metering.HostID  // of the present lease
 	Lease      metering.LeaseNo
-	Answered   uint64 // the newest order that the host has carried out; at most Generation
-	State      State
-	Since      time.Time // when State became so, by the host's clock corrected to the server's
-	Error      string    // what the host said went wrong, while State is failed
-	Address    string    // IPv4 of the guest, when the host knows it
-	Created    time.Time
+	// Under is the oldest lease under which it may still run: below Lease as long
+	// as its host has not carried out a resize of it running; else the same.
+	Under    metering.LeaseNo
+	MovesTo  metering.HostID // where it is being moved to; "": nowhere
+	Answered uint64          // the newest order that the host has carried out; at most Generation
+	State    State
+	Since    time.Time // when State became so, by the host's clock corrected to the server's
+	Error    string    // what the host said went wrong, while State is failed or a resize waits
+	Address  string    // IPv4 of the guest, when the host knows it
+	Created  time.Time
 }
 
 var hostName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)

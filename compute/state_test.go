@@ -52,7 +52,7 @@ func TestOrder(t *testing.T) {
 
 func TestObserve(t *testing.T) {
 	base := Instance{
-		Desired: PowerRunning, Reason: ReasonTenant, Generation: 5, Answered: 5, Start: 2, Lease: 1,
+		Desired: PowerRunning, Reason: ReasonTenant, Generation: 5, Answered: 5, Start: 2, Lease: 1, Under: 1,
 		State: StateRunning, Since: noon, Created: noon.Add(-time.Hour),
 	}
 	received := noon.Add(time.Minute)
@@ -81,7 +81,7 @@ func TestObserve(t *testing.T) {
 		{"powered off in an earlier start", nil,
 			Observation{Generation: 4, Start: 1, Lease: 1, State: StateStopped, Since: since, GuestOff: true},
 			StateStopped, since, PowerRunning, ReasonTenant},
-		{"powered off, but a newer order waits", func(i *Instance) { i.Generation = 6 },
+		{"powered off, but a newer order to start waits", func(i *Instance) { i.Generation, i.Start = 7, 3 },
 			Observation{Generation: 5, Start: 2, Lease: 1, State: StateStopped, Since: since, GuestOff: true},
 			StateStarting, received, PowerRunning, ReasonTenant},
 		{"a stop not carried out yet", func(i *Instance) { i.Generation, i.Desired = 6, PowerStopped },
@@ -141,7 +141,7 @@ func TestObserve(t *testing.T) {
 func TestObservationsNeverOrder(t *testing.T) {
 	states := []State{StateStarting, StateRunning, StatePaused, StateStopping, StateStopped, StateFailed, StateDeleted}
 	rapid.Check(t, func(t *rapid.T) {
-		in := Instance{Desired: PowerRunning, Reason: ReasonTenant, Generation: 1, Start: 1, Lease: 1, State: StatePending, Since: noon, Created: noon}
+		in := Instance{Desired: PowerRunning, Reason: ReasonTenant, Generation: 1, Start: 1, Lease: 1, Under: 1, State: StatePending, Since: noon, Created: noon}
 		now := noon
 		for range rapid.IntRange(1, 30).Draw(t, "steps") {
 			now = now.Add(time.Second)

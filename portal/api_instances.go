@@ -127,7 +127,7 @@ func moneyJSON(a money.Amount) Money { return Money{a.String(), string(a.Currenc
 
 func (m metered) json() InstanceJSON {
 	j := InstanceJSON{ID: m.ID, Name: m.Name, Flavor: m.Flavor, Image: m.Image, Host: m.Host, Desired: string(m.Desired), Reason: m.Reason,
-		State: string(m.State), Since: m.Since, Address: m.Address, Error: m.Error, Registers: registersJSON(m.Registers), Created: m.Created}
+		State: string(m.State), Since: m.Since, Resizing: m.Resizing(), MovesTo: m.MovesTo, Address: m.Address, Error: m.Error, Registers: registersJSON(m.Registers), Created: m.Created}
 	if !m.At.IsZero() {
 		j.ReadAt = &m.At
 	}
@@ -207,6 +207,20 @@ func (s *server) stopInstance(w http.ResponseWriter, r *http.Request, who caller
 
 func (s *server) deleteInstance(w http.ResponseWriter, r *http.Request, who caller) error {
 	if err := s.order(r, who, compute.PowerDeleted); err != nil {
+		return err
+	}
+	return s.replyInstance(w, r, http.StatusAccepted, instanceID(r), who)
+}
+
+func (s *server) resizeInstance(w http.ResponseWriter, r *http.Request, who caller) error {
+	if _, err := s.Compute.Get(r.Context(), who.tenant, instanceID(r)); err != nil {
+		return err // before the body: what is another's is missing, whatever is asked of it
+	}
+	var n ResizeInstance
+	if err := decode(r, &n); err != nil {
+		return err
+	}
+	if _, err := s.Compute.Resize(r.Context(), who.tenant, instanceID(r), n.Flavor); err != nil {
 		return err
 	}
 	return s.replyInstance(w, r, http.StatusAccepted, instanceID(r), who)

@@ -205,7 +205,7 @@ func (s *server) listHosts(w http.ResponseWriter, r *http.Request, _ caller) err
 	list := List[HostJSON]{Items: make([]HostJSON, len(page.Items)), Next: page.Next}
 	for i, h := range page.Items {
 		list.Items[i] = HostJSON{ID: h.ID, Name: h.Name, State: hostState(h, time.Now()), Seen: &h.Seen, VCPUs: h.Offers.VCPUs,
-			MemoryMiB: h.Offers.MemoryMiB, DiskMiB: h.Offers.DiskMiB, VCPUsUsed: h.Granted.VCPUs}
+			MemoryMiB: h.Offers.MemoryMiB, DiskMiB: h.Offers.DiskMiB, VCPUsUsed: h.Granted.VCPUs, Storage: h.Storage}
 		if report, ok := reports[h.ID]; ok {
 			list.Items[i].Spool, list.Items[i].HypervisorError = spoolJSON(report.Spool), report.Host.HypervisorError
 		}
@@ -249,4 +249,17 @@ func (s *server) removeHost(w http.ResponseWriter, r *http.Request, _ caller) er
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
+}
+
+// moveInstance orders a stopped instance to another host that shares its storage.
+func (s *server) moveInstance(w http.ResponseWriter, r *http.Request, _ caller) error {
+	var n MoveInstance
+	if err := decode(r, &n); err != nil {
+		return err
+	}
+	in, err := s.Compute.Move(r.Context(), instanceID(r), n.Host)
+	if err != nil {
+		return err
+	}
+	return reply(w, http.StatusAccepted, MoveJSON{in.ID, in.Tenant, in.Host, in.MovesTo})
 }

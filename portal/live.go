@@ -78,7 +78,7 @@ func (s *server) instanceEvents(w http.ResponseWriter, r *http.Request, who call
 	defer tick.Stop()
 	stream := liveStream{w: w, control: http.NewResponseController(w), sent: map[string][]byte{}}
 	for {
-		if err = s.sendLive(&stream, instancePage{who.frame("instances", m.Name), m}); err != nil || m.State == compute.StateDeleted {
+		if err = s.sendLive(&stream, instancePage{frame: who.frame("instances", m.Name), metered: m}); err != nil || m.State == compute.StateDeleted {
 			break
 		}
 		select {

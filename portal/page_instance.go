@@ -13,6 +13,7 @@ import (
 type instancePage struct {
 	frame
 	metered
+	Flavors []FlavorJSON // what it can be resized to, its own included; none for one that is gone
 }
 
 // StateText is the state in words; see templates for its colour.
@@ -132,8 +133,13 @@ func (s *server) instancePage(w http.ResponseWriter, r *http.Request, who caller
 	if err != nil {
 		return err
 	}
-	p := instancePage{who.frame("instances", m.Name), m}
+	p := instancePage{frame: who.frame("instances", m.Name), metered: m}
 	p.Live = m.State != compute.StateDeleted
+	if !m.IsGone() {
+		if p.Flavors, err = s.Flavors(r.Context(), who.tenant); err != nil {
+			return err
+		}
+	}
 	return s.render(w, http.StatusOK, "instance.html", p)
 }
 
@@ -147,6 +153,17 @@ func (s *server) stopFromForm(w http.ResponseWriter, r *http.Request, who caller
 
 func (s *server) orderFromForm(w http.ResponseWriter, r *http.Request, who caller, power compute.Power) error {
 	if err := s.order(r, who, power); err != nil {
+		return err
+	}
+	http.Redirect(w, r, "/instances/"+string(instanceID(r)), http.StatusSeeOther)
+	return nil
+}
+
+func (s *server) resizeFromForm(w http.ResponseWriter, r *http.Request, who caller) error {
+	if err := r.ParseForm(); err != nil {
+		return bodyError(err)
+	}
+	if _, err := s.Compute.Resize(r.Context(), who.tenant, instanceID(r), r.PostForm.Get("flavor")); err != nil {
 		return err
 	}
 	http.Redirect(w, r, "/instances/"+string(instanceID(r)), http.StatusSeeOther)

@@ -34,6 +34,8 @@ type InstanceJSON struct {
 	Reason    string              `json:"reason"` // why it is desired so
 	State     string              `json:"state"`
 	Since     time.Time           `json:"since"`
+	Resizing  bool                `json:"resizing"`           // it may still run as before the flavor was ordered, and is then billed so
+	MovesTo   metering.HostID     `json:"moves_to,omitempty"` // where it is being moved
 	Address   string              `json:"address,omitempty"`
 	Error     string              `json:"error,omitempty"`
 	Registers map[string]string   `json:"registers"` // summed over the instance's epochs
@@ -50,6 +52,11 @@ type CreateInstance struct {
 	Image    string   `json:"image"`
 	SSHKeys  []string `json:"ssh_keys,omitempty"`
 	UserData string   `json:"user_data,omitempty"`
+}
+
+// ResizeInstance is the body of POST /api/v1/instances/{id}/resize.
+type ResizeInstance struct {
+	Flavor string `json:"flavor"`
 }
 
 // ReadingJSON is one reading of one epoch.
@@ -305,6 +312,7 @@ type HostJSON struct {
 	MemoryMiB int64           `json:"memory_mib"`
 	DiskMiB   int64           `json:"disk_mib"`
 	VCPUsUsed int             `json:"vcpus_used"`
+	Storage   string          `json:"storage,omitempty"` // shared with the hosts of the same one
 	Spool     *SpoolJSON      `json:"spool"` // as last reported; null when it never did
 	// HypervisorError is why the host's agent cannot reach its hypervisor.
 	HypervisorError string `json:"hypervisor_error,omitempty"`
@@ -320,6 +328,20 @@ type SpoolJSON struct {
 	Thinned  int64      `json:"thinned"` // readings given up: usage of a slot stays, its course within the slot is lost
 	Refused  int64      `json:"refused"` // rounds for which there was no room: what they showed is in the next that had it
 	Aside    int64      `json:"aside"`   // bodies kept aside: damaged, or refused as malformed
+}
+
+// MoveInstance is the body of POST /operator/instances/{id}/move.
+type MoveInstance struct {
+	Host metering.HostID `json:"host"`
+}
+
+// MoveJSON answers it: where the instance is, and where it goes; it has gone when
+// its host is the other one.
+type MoveJSON struct {
+	Instance metering.InstanceID `json:"instance"`
+	Tenant   metering.TenantID   `json:"tenant"`
+	Host     metering.HostID     `json:"host"`
+	MovesTo  metering.HostID     `json:"moves_to,omitempty"`
 }
 
 // QuarantinedJSON is a reading that was not accepted.

@@ -38,7 +38,7 @@ func TestCourseKnowsEveryInstant(t *testing.T) {
 	pass(700 * time.Millisecond)
 	must(h.Resume(id))
 	pass(time.Millisecond)
-	must(h.Resize(id, compute.Flavor{VCPUs: 4, MemoryMiB: 2048}))
+	must(h.SetFlavor(id, compute.Flavor{VCPUs: 4, MemoryMiB: 2048}))
 	pass(250 * time.Millisecond)
 	must(h.Relabel(id, 2))
 	opened := h.Now().Mono.Milliseconds()

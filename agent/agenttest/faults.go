@@ -38,8 +38,8 @@ func (h *Host) WaitWatched() {
 	}
 }
 
-// Resize sets the vCPUs and memory of a running instance, without new labels.
-func (h *Host) Resize(id metering.InstanceID, f compute.Flavor) error {
+// SetFlavor sets the vCPUs and memory of a running instance, without new labels.
+func (h *Host) SetFlavor(id metering.InstanceID, f compute.Flavor) error {
 	return h.change(id, func(d *domain, _ agent.Instant) error {
 		d.spec.Flavor = f
 		return nil
@@ -50,13 +50,25 @@ func (h *Host) Resize(id metering.InstanceID, f compute.Flavor) error {
 // process.
 func (h *Host) Relabel(id metering.InstanceID, lease metering.LeaseNo) error {
 	return h.change(id, func(d *domain, now agent.Instant) error {
-		h.close(d, now)
-		d.spec.Lease = lease
-		d.ordinal++
-		d.opened, d.opening = now.Wall, d.total()
-		d.begin()
+		h.relabel(d, now, lease)
 		return nil
 	})
+}
+
+// relabel ends the epoch of d, which runs, and begins the next one.
+func (h *Host) relabel(d *domain, now agent.Instant, lease metering.LeaseNo) {
+	h.close(d, now)
+	d.spec.Lease = lease
+	d.ordinal++
+	d.opened, d.opening = now.Wall, d.total()
+	d.begin()
+}
+
+// SetResizeError makes every resize fail, or work again with nil.
+func (h *Host) SetResizeError(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.resizeErr = err
 }
 
 // Crash ends the instance's QEMU as kill -9 does.
@@ -186,7 +198,7 @@ func (h *Host) SetDown(on bool) {
 	}
 }
 
-// SetDelay sets how long a start, a stop and a delete take.
+// SetDelay sets how long a start, a stop, a resize, a release and a delete take.
 func (h *Host) SetDelay(d time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

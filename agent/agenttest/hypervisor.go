@@ -30,17 +30,18 @@ import (
 // Host is a machine with a hypervisor. It is an agent.Hypervisor, and its Now is
 // the agent.Clock that belongs to it.
 type Host struct {
-	mu       sync.Mutex
-	rand     *rand.Rand
-	clock    clock
-	domains  map[metering.InstanceID]*domain
-	past     []Truth // epochs that ended
-	nextPID  int
-	watchers map[*watcher]bool
-	watched  sync.Cond // watchers changed
-	down     error
-	delay    time.Duration
-	load     *Load // of domains to come; nil: drawn
+	mu        sync.Mutex
+	rand      *rand.Rand
+	clock     clock
+	domains   map[metering.InstanceID]*domain
+	past      []Truth // epochs that ended
+	nextPID   int
+	watchers  map[*watcher]bool
+	watched   sync.Cond // watchers changed
+	down      error
+	delay     time.Duration
+	resizeErr error
+	load      *Load // of domains to come; nil: drawn
 }
 
 var _ agent.Hypervisor = (*Host)(nil)
@@ -247,6 +248,31 @@ func (h *Host) Stop(ctx context.Context, id metering.InstanceID, _ time.Duration
 	return h.off(id, compute.StateStopped, agent.OffOrdered)
 }
 
+// Resize implements agent.Hypervisor: the flavor and the lease change in one instant.
+func (h *Host) Resize(ctx context.Context, spec agent.Spec) error {
+	if err := h.wait(ctx); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	err := cmp.Or(h.down, h.resizeErr)
+	h.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return h.change(spec.ID, func(d *domain, now agent.Instant) error {
+		d.spec.Flavor = spec.Flavor
+		if d.spec.Lease == spec.Lease {
+			d.changed()
+			return nil
+		}
+		h.relabel(d, now, spec.Lease)
+		return nil
+	})
+}
+
+// Release implements agent.Hypervisor. The fake has no disks to keep.
+func (h *Host) Release(ctx context.Context, id metering.InstanceID) error { return h.Delete(ctx, id) }
+
 // Delete implements agent.Hypervisor.
 func (h *Host) Delete(ctx context.Context, id metering.InstanceID) error {
 	if err := h.wait(ctx); err != nil {
@@ -298,7 +324,7 @@ func (h *Host) tell(e agent.Event) {
 	}
 }
 
-// wait is how long a start, stop or delete takes.
+// wait is how long a start, stop, resize, release or delete takes.
 func (h *Host) wait(ctx context.Context) error {
 	h.mu.Lock()
 	delay := h.delay

@@ -1,7 +1,9 @@
 package virt
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -150,10 +152,10 @@ func (h *Hypervisor) makeFiles(ctx context.Context, spec agent.Spec, undo *undoS
 	return disk, seed, makeSeed(ctx, seed, spec)
 }
 
-// makeDisk makes the disk unless it exists: over the image's, or empty.
+// makeDisk makes the disk, over the image's or empty, or fits the one that exists.
 func makeDisk(ctx context.Context, path string, spec agent.Spec) error {
 	if _, err := os.Stat(path); err == nil {
-		return nil
+		return fitDisk(ctx, path, spec)
 	}
 	args := []string{"create", "-q", "-f", "qcow2"}
 	if base := spec.Image.Disk; base != "" {
@@ -161,10 +163,45 @@ func makeDisk(ctx context.Context, path string, spec agent.Spec) error {
 	}
 	part := path + ".part"
 	args = append(args, part, strconv.FormatInt(spec.Flavor.DiskMiB, 10)+"M")
-	if out, err := exec.CommandContext(ctx, "qemu-img", args...).CombinedOutput(); err != nil {
-		return fmt.Errorf("make disk %s: %w: %s", path, err, strings.TrimSpace(string(out)))
+	if _, err := qemuImg(ctx, args...); err != nil {
+		return err
 	}
 	return os.Rename(part, path)
+}
+
+// fitDisk makes the disk of an instance that is off as large as its flavor says,
+// never smaller, and has it find the image's disk where this host keeps it.
+func fitDisk(ctx context.Context, path string, spec agent.Spec) error {
+	out, err := qemuImg(ctx, "info", "--output=json", path)
+	if err != nil {
+		return err
+	}
+	var is struct {
+		Size int64  `json:"virtual-size"` // bytes
+		Base string `json:"backing-filename"`
+	}
+	if err := json.Unmarshal(out, &is); err != nil {
+		return fmt.Errorf("qemu-img info of %s: %w", path, err)
+	}
+	if base := spec.Image.Disk; base != is.Base && base != "" {
+		if _, err := qemuImg(ctx, "rebase", "-u", "-f", "qcow2", "-b", base, "-F", "qcow2", path); err != nil {
+			return err
+		}
+	}
+	if size := spec.Flavor.DiskMiB << 20; size > is.Size {
+		_, err = qemuImg(ctx, "resize", "-q", "-f", "qcow2", path, strconv.FormatInt(size, 10))
+	}
+	return err
+}
+
+func qemuImg(ctx context.Context, args ...string) (out []byte, err error) {
+	var said bytes.Buffer
+	cmd := exec.CommandContext(ctx, "qemu-img", args...)
+	cmd.Stderr = &said
+	if out, err = cmd.Output(); err != nil {
+		return nil, fmt.Errorf("qemu-img %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(said.String()))
+	}
+	return out, nil
 }
 
 // makeSeed writes the NoCloud seed: a small ISO image labelled cidata.

@@ -7,11 +7,15 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"github.com/usance/usance/agent"
+	"github.com/usance/usance/compute"
 	"github.com/usance/usance/metering"
 )
 
 // balloonPeriodSeconds is how often QEMU asks the guest how much memory it uses.
 const balloonPeriodSeconds = 5
+
+// diskTarget is the instance's disk in its domain.
+const diskTarget = "vda"
 
 // domain is the instance as libvirt describes it.
 func (h *Hypervisor) domain(spec agent.Spec, disk, seed string) *libvirtxml.Domain {
@@ -22,7 +26,10 @@ func (h *Hypervisor) domain(spec agent.Spec, disk, seed string) *libvirtxml.Doma
 		UUID:     uuidOf(spec.ID),
 		Metadata: &libvirtxml.DomainMetadata{XML: l.element()},
 		Memory:   &libvirtxml.DomainMemory{Value: uint(spec.Flavor.MemoryMiB), Unit: "MiB"},
-		VCPU:     &libvirtxml.DomainVCPU{Value: uint(spec.Flavor.VCPUs)},
+		VCPU: &libvirtxml.DomainVCPU{
+			Current: uint(spec.Flavor.VCPUs),
+			Value:   uint(max(spec.Flavor.VCPUs, compute.MaxLiveVCPUs)), // Resize plugs them in
+		},
 		OS: &libvirtxml.DomainOS{
 			Type:    &libvirtxml.DomainOSType{Type: "hvm", Arch: "x86_64", Machine: "q35"},
 			Kernel:  spec.Image.Kernel,
@@ -34,7 +41,7 @@ func (h *Hypervisor) domain(spec agent.Spec, disk, seed string) *libvirtxml.Doma
 		OnReboot:   "restart",
 		OnCrash:    "destroy",
 		Devices: &libvirtxml.DomainDeviceList{
-			Disks:      []libvirtxml.DomainDisk{fileDisk(disk, "qcow2", "vda"), fileDisk(seed, "raw", "vdz")},
+			Disks:      []libvirtxml.DomainDisk{fileDisk(disk, "qcow2", diskTarget), fileDisk(seed, "raw", "vdz")},
 			Interfaces: []libvirtxml.DomainInterface{h.publicInterface(spec.MAC)},
 			Serials: []libvirtxml.DomainSerial{{
 				Source: &libvirtxml.DomainChardevSource{Pty: &libvirtxml.DomainChardevSourcePty{}},

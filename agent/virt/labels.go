@@ -65,6 +65,11 @@ func markEnd(dom *libvirt.Domain, end ending) error {
 		return err
 	}
 	l.End, l.Space = end, ""
+	return setLabels(dom, l)
+}
+
+// setLabels replaces the labels of a domain, running or not.
+func setLabels(dom *libvirt.Domain, l labels) error {
 	flags := libvirt.DOMAIN_AFFECT_CONFIG
 	if active, err := dom.IsActive(); err == nil && active {
 		flags |= libvirt.DOMAIN_AFFECT_LIVE

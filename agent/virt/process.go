@@ -32,6 +32,7 @@ func (h *Hypervisor) runOf(dom *libvirt.Domain) (r run, ours bool, err error) {
 	id := metering.InstanceID(name)
 	h.mu.Lock()
 	r, known := h.runs[id]
+	forgotten := h.forgotten
 	h.mu.Unlock()
 	if known {
 		if start, err := startOf(r.pid); err == nil && start == r.pidStart {
@@ -46,9 +47,19 @@ func (h *Hypervisor) runOf(dom *libvirt.Domain) (r run, ours bool, err error) {
 		return r, true, fmt.Errorf("QEMU of %s: %w", id, err)
 	}
 	h.mu.Lock()
-	h.runs[id] = r
-	h.mu.Unlock()
+	defer h.mu.Unlock()
+	if h.forgotten == forgotten { // else what was read may be what was to be forgotten
+		h.runs[id] = r
+	}
 	return r, true, nil
+}
+
+// forgetRun has the labels of a domain's run read anew.
+func (h *Hypervisor) forgetRun(id metering.InstanceID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.forgotten++
+	delete(h.runs, id)
 }
 
 // process finds the QEMU of a domain by libvirt's pid file. That file is there

@@ -45,9 +45,10 @@ type Hypervisor struct {
 	main  *connection // for looks that no QEMU can hold up
 	stats *connection // for bulk statistics
 
-	mu    sync.Mutex
-	runs  map[metering.InstanceID]run         // what is known of running domains
-	turns map[metering.InstanceID]*sync.Mutex // one change of a domain at a time
+	mu        sync.Mutex
+	runs      map[metering.InstanceID]run         // what is known of running domains
+	forgotten int                                 // how often a run was forgotten
+	turns     map[metering.InstanceID]*sync.Mutex // one change of a domain at a time
 }
 
 var _ agent.Hypervisor = (*Hypervisor)(nil)

@@ -122,6 +122,8 @@ func parse(args []string, getenv func(string) string, stdout io.Writer) (config,
 	f.IntVar(&cfg.agent.Capacity.VCPUs, "vcpus", 0, "vCPUs to offer (default: the host's CPUs)")
 	f.Int64Var(&cfg.agent.Capacity.MemoryMiB, "memory-mib", 0, "memory to offer (default: the host's less a reserve)")
 	f.Int64Var(&cfg.agent.Capacity.DiskMiB, "disk-mib", 0, "disk to offer (default: what is free under --data)")
+	f.StringVar(&cfg.agent.Storage, "storage", "", "`name` of the storage that --data's folder instances lies on, if hosts share it:\n"+
+		"between those of one name, with the same --data, stopped instances can move")
 	f.IntVar(&cfg.pipe, "pipe-fd", 0, "end when the pipe under this file `descriptor` does (3 with USANCE_PIPE set)")
 	if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(stdout, "Usage: usance-agent --server URL --token TOKEN [flags]\n"+

@@ -22,6 +22,7 @@ type operation struct {
 	optional            bool // they may all be left out
 	do                  func(ctx context.Context, p program, c *apiClient, f *flag.FlagSet) error
 	flags               func(f *flag.FlagSet)
+	reach               func(f *flag.FlagSet) func() (*apiClient, error) // nil: as the other operations do
 }
 
 // operate runs the operation that args name, with a client that reach makes of the flags.
@@ -31,6 +32,9 @@ func (p program) operate(ctx context.Context, command string, args []string, ope
 			continue
 		}
 		f := p.flags(command+" "+o.name, strings.TrimSpace(command+" "+o.name+" [flags] "+o.args))
+		if o.reach != nil {
+			reach = o.reach
+		}
 		client := reach(f)
 		if o.flags != nil {
 			o.flags(f)
@@ -316,6 +320,13 @@ func instanceCommand(ctx context.Context, p program, args []string) int {
 		}},
 		{name: "start", args: "INSTANCE", arity: 1, summary: "switch a VM on", do: post("start")},
 		{name: "stop", args: "INSTANCE", arity: 1, summary: "switch a VM off", do: post("stop")},
+		{name: "resize", args: "INSTANCE FLAVOR", arity: 2, summary: "give a VM another flavor", do: func(ctx context.Context, p program, c *apiClient, f *flag.FlagSet) error {
+			return c.call(ctx, "POST", path(f)+"/resize", portal.ResizeInstance{Flavor: f.Arg(1)}, nil)
+		}},
+		{name: "move", args: "INSTANCE HOST", arity: 2, summary: "as the operator: move a stopped VM to a host of the same storage", reach: asOperator,
+			do: func(ctx context.Context, p program, c *apiClient, f *flag.FlagSet) error {
+				return c.call(ctx, "POST", "/operator"+path(f)+"/move", portal.MoveInstance{Host: metering.HostID(f.Arg(1))}, nil)
+			}},
 		{name: "delete", args: "INSTANCE", arity: 1, summary: "delete a VM with its disk", do: func(ctx context.Context, p program, c *apiClient, f *flag.FlagSet) error {
 			return c.call(ctx, "DELETE", path(f), nil, nil)
 		}},

@@ -85,7 +85,7 @@ func (s *Store) create(ctx context.Context, req CreateRequest) (in compute.Insta
 	in = compute.Instance{
 		ID: metering.InstanceID(metering.NewID(metering.PrefixInstance)), Tenant: req.Tenant, Name: req.Name,
 		Flavor: flavor.Name, Image: image.Name,
-		Desired: compute.PowerRunning, Reason: compute.ReasonTenant, Generation: 1, Start: 1, Lease: 1,
+		Desired: compute.PowerRunning, Reason: compute.ReasonTenant, Generation: 1, Start: 1, Lease: 1, Under: 1,
 		State: compute.StatePending, Since: now, Created: now,
 	}
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
@@ -196,8 +196,13 @@ func insert(ctx context.Context, tx pgx.Tx, in compute.Instance, f compute.Flavo
 	if err != nil {
 		return err
 	}
-	_, err = tx.Exec(ctx, insertLeaseSQL, in.ID, in.Lease, in.Host, in.Tenant, f.Name, image.Name,
-		f.VCPUs, f.MemoryMiB, f.DiskMiB, in.Created)
+	return grant(ctx, tx, in, f, in.Created)
+}
+
+// grant inserts the instance's newest lease and announces it to its host.
+func grant(ctx context.Context, tx pgx.Tx, in compute.Instance, f compute.Flavor, now time.Time) error {
+	_, err := tx.Exec(ctx, insertLeaseSQL, in.ID, in.Lease, in.Host, in.Tenant, f.Name, in.Image,
+		f.VCPUs, f.MemoryMiB, f.DiskMiB, now)
 	if err != nil {
 		return err
 	}
@@ -208,7 +213,7 @@ func insert(ctx context.Context, tx pgx.Tx, in compute.Instance, f compute.Flavo
 // reason (compute.ReasonTenant and its like). What is wanted already changes
 // nothing. Running is admitted like a new instance, but for capacity: it kept
 // its place. The error wraps compute.ErrNotFound (missing, deleted or another
-// tenant's), ErrDeleted, ErrQuota, or is what Credit said.
+// tenant's), ErrDeleted, ErrMoving, ErrQuota, or is what Credit said.
 func (s *Store) SetPower(ctx context.Context, tenant metering.TenantID, id metering.InstanceID, power compute.Power, reason string) (compute.Instance, error) {
 	var next compute.Instance
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
@@ -271,12 +276,12 @@ func flavorOf(ctx context.Context, tx pgx.Tx, id metering.InstanceID) (f compute
 
 const updateSQL = `
 	UPDATE instances SET desired = $2, reason = $3, generation = $4, start = $5, answered = $6,
-		state = $7, since = $8, error = $9, address = $10
+		state = $7, since = $8, error = $9, address = $10, moves_to = nullif($11, '')
 	WHERE id = $1`
 
 // update writes what orders and observations change of an instance.
 func update(ctx context.Context, tx pgx.Tx, in compute.Instance) error {
 	_, err := tx.Exec(ctx, updateSQL, in.ID, in.Desired, in.Reason, in.Generation, in.Start, in.Answered,
-		in.State, in.Since, in.Error, in.Address)
+		in.State, in.Since, in.Error, in.Address, in.MovesTo)
 	return err
 }

@@ -13,18 +13,31 @@ import (
 	"github.com/usance/usance/metering"
 )
 
-// What a host was granted is always summed up from its open leases, so it
-// cannot drift from them.
+// What a host was granted is always summed up from the newest leases on it and
+// the instances that move to it, so it cannot drift from them.
 const hostsSQL = `
-	SELECT h.id, h.name, h.vcpus, h.memory_mib, h.disk_mib, h.seen_at, h.draining, h.removed_at IS NOT NULL,
-		coalesce(sum(l.vcpus), 0), coalesce(sum(l.memory_mib), 0)::bigint, coalesce(sum(l.disk_mib), 0)::bigint
-	FROM hosts h LEFT JOIN leases l ON l.host = h.id AND l.ended_at IS NULL `
+	SELECT h.id, h.name, h.vcpus, h.memory_mib, h.disk_mib, h.seen_at, h.draining, h.removed_at IS NOT NULL, h.storage, h.version,
+		coalesce(sum(c.vcpus), 0), coalesce(sum(c.memory_mib), 0)::bigint, coalesce(sum(c.disk_mib), 0)::bigint
+	FROM hosts h LEFT JOIN LATERAL (
+		SELECT vcpus, memory_mib, disk_mib FROM leases WHERE host = h.id AND ended_at IS NULL AND successor IS NULL
+		UNION ALL SELECT vcpus, memory_mib, disk_mib FROM instances WHERE moves_to = h.id
+	) c ON true `
 
 const (
 	allHostsSQL     = hostsSQL + `GROUP BY h.id ORDER BY h.id`
 	presentHostsSQL = hostsSQL + `WHERE h.removed_at IS NULL GROUP BY h.id ORDER BY h.id`
 	oneHostSQL      = hostsSQL + `WHERE h.id = $1 GROUP BY h.id`
 )
+
+// lockHosts takes lockHostSQL's lock of both hosts, in their order.
+func lockHosts(ctx context.Context, tx pgx.Tx, a, b metering.HostID) error {
+	for _, host := range []metering.HostID{min(a, b), max(a, b)} {
+		if _, err := tx.Exec(ctx, lockHostSQL, host); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // lockHostSQL takes the lock under which leases of the host are granted and end
 // and its instances change.
@@ -33,7 +46,7 @@ const lockHostSQL = `SELECT FROM hosts WHERE id = $1 FOR NO KEY UPDATE`
 func readHosts(ctx context.Context, q querier, sql string, args ...any) ([]compute.Host, error) {
 	rows, _ := q.Query(ctx, sql, args...)
 	hosts, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (h compute.Host, err error) {
-		err = row.Scan(&h.ID, &h.Name, &h.Offers.VCPUs, &h.Offers.MemoryMiB, &h.Offers.DiskMiB, &h.Seen, &h.Draining, &h.Removed,
+		err = row.Scan(&h.ID, &h.Name, &h.Offers.VCPUs, &h.Offers.MemoryMiB, &h.Offers.DiskMiB, &h.Seen, &h.Draining, &h.Removed, &h.Storage, &h.Version,
 			&h.Granted.VCPUs, &h.Granted.MemoryMiB, &h.Granted.DiskMiB)
 		h.Seen = h.Seen.UTC()
 		return h, err
@@ -91,14 +104,15 @@ func (s *Store) changeHost(ctx context.Context, verb string, host metering.HostI
 }
 
 const desiredSQL = `
-	SELECT i.id, i.tenant, i.name, i.generation, l.no, i.start, i.desired, i.flavor, i.vcpus, i.memory_mib, i.disk_mib,
+	SELECT i.id, i.tenant, i.name, i.generation, l.no, i.start,
+		CASE WHEN i.moves_to IS NULL THEN i.desired ELSE 'released' END, i.flavor, i.vcpus, i.memory_mib, i.disk_mib,
 		i.image_record, i.user_data, i.ssh_keys
 	FROM leases l JOIN instances i ON i.id = l.instance
-	WHERE l.host = $1 AND l.ended_at IS NULL
+	WHERE l.host = $1 AND l.ended_at IS NULL AND l.successor IS NULL
 	ORDER BY i.id`
 
-// Desired is what should be on the host: every instance with an open lease
-// there. It may be newer than its revision, never older.
+// Desired is what should be on the host: every instance whose newest lease is in
+// force there. It may be newer than its revision, never older.
 func (s *Store) Desired(ctx context.Context, host metering.HostID) (hostapi.Desired, error) {
 	var d hostapi.Desired
 	err := s.pool.QueryRow(ctx, `SELECT revision, full_reading FROM hosts WHERE id = $1`, host).Scan(&d.Revision, &d.FullReading)
@@ -125,7 +139,7 @@ func (s *Store) Desired(ctx context.Context, host metering.HostID) (hostapi.Desi
 const requestReadingSQL = `
 	WITH asked AS (
 		SELECT id FROM hosts
-		WHERE id IN (SELECT host FROM leases WHERE tenant = $1 AND ended_at IS NULL)
+		WHERE id IN (SELECT host FROM leases WHERE tenant = $1 AND ended_at IS NULL AND successor IS NULL)
 			AND removed_at IS NULL AND seen_at >= $2
 		ORDER BY id FOR NO KEY UPDATE
 	)

@@ -15,16 +15,18 @@ import (
 // maxPage is the most instances that List returns; a larger limit is lowered to it.
 const maxPage = 1000
 
-// instanceColumns are read by scanInstance; i is instances, l its open lease.
+// instanceColumns are read by scanInstance; i is instances, l its newest lease, if in force.
 const instanceColumns = `i.id, i.tenant, i.name, i.flavor, i.image, i.desired, i.reason, i.generation, i.start,
-	coalesce(l.host, ''), coalesce(l.no, 0), i.answered, i.state, i.since, i.error, i.address, i.created_at`
+	coalesce(l.host, ''), coalesce(l.no, 0), coalesce((
+		SELECT min(r.no) FROM leases r WHERE r.instance = i.id AND r.ended_at IS NULL AND r.successor IS NOT NULL), l.no, 0),
+	coalesce(i.moves_to, ''), i.answered, i.state, i.since, i.error, i.address, i.created_at`
 
-const fromInstances = ` FROM instances i LEFT JOIN leases l ON l.instance = i.id AND l.ended_at IS NULL `
+const fromInstances = ` FROM instances i LEFT JOIN leases l ON l.instance = i.id AND l.ended_at IS NULL AND l.successor IS NULL `
 
 func scanInstance(row pgx.CollectableRow) (compute.Instance, error) {
 	var i compute.Instance
 	err := row.Scan(&i.ID, &i.Tenant, &i.Name, &i.Flavor, &i.Image, &i.Desired, &i.Reason, &i.Generation, &i.Start,
-		&i.Host, &i.Lease, &i.Answered, &i.State, &i.Since, &i.Error, &i.Address, &i.Created)
+		&i.Host, &i.Lease, &i.Under, &i.MovesTo, &i.Answered, &i.State, &i.Since, &i.Error, &i.Address, &i.Created)
 	i.Since, i.Created = i.Since.UTC(), i.Created.UTC()
 	return i, err
 }

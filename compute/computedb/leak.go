@@ -17,7 +17,7 @@ const maxStrays = 1000
 
 const placedSQL = `SELECT ` + instanceColumns + `
 	FROM leases l JOIN instances i ON i.id = l.instance
-	WHERE l.ended_at IS NULL
+	WHERE l.ended_at IS NULL AND l.successor IS NULL
 	ORDER BY i.id`
 
 // Placed returns every instance with an open lease, of all tenants.
@@ -183,7 +183,8 @@ func strays(said map[metering.InstanceID]compute.Observation, placed []compute.I
 	}
 	var all []compute.Observation
 	for id, o := range said {
-		if !here[id] && o.State != compute.StateDeleted && len(all) < maxStrays {
+		gone := o.State == compute.StateDeleted || o.State == compute.StateReleased
+		if !here[id] && !gone && len(all) < maxStrays {
 			all = append(all, o)
 		}
 	}

@@ -14,20 +14,24 @@ import (
 	"github.com/usance/usance/metering/allocdb"
 )
 
+// maxStorageBytes bounds the name of a host's storage; a longer one is refused.
+const maxStorageBytes = 100
+
 const onHostSQL = `SELECT ` + instanceColumns + `
 	FROM leases l JOIN instances i ON i.id = l.instance
-	WHERE l.host = $1 AND l.ended_at IS NULL
+	WHERE l.host = $1 AND l.ended_at IS NULL AND l.successor IS NULL
 	ORDER BY i.id`
 
 const heartbeatSQL = `
 	UPDATE hosts SET seen_at = greatest(seen_at, $2), vcpus = $3, memory_mib = $4, disk_mib = $5,
-		full_reading_got = greatest(full_reading_got, least($6, full_reading)), report = $7
+		full_reading_got = greatest(full_reading_got, least($6, full_reading)), report = $7, storage = $8, version = $9
 	WHERE id = $1`
 
 // Observe takes a host's report: its heartbeat, what it offers, and what it says
 // of its instances by the rules of compute.Instance.Observe. Stopped time begins
 // and ends here (meter instance.stopped), and a confirmed deletion ends the lease
-// and frees its capacity. The host's times are corrected by the difference of
+// and frees its capacity. A lease that a resize replaced ends here, and an
+// instance that the host has released for a move gets its lease on the other. The host's times are corrected by the difference of
 // both clocks, taking the report as sent when it came in.
 func (s *Store) Observe(ctx context.Context, host metering.HostID, status hostapi.Status) error {
 	received := s.now()
@@ -40,6 +44,10 @@ func (s *Store) Observe(ctx context.Context, host metering.HostID, status hostap
 	if !(compute.Capacity{}).Fits(status.Capacity) {
 		return fmt.Errorf("report of host %s: %w: it offers %+v", host, compute.ErrInvalid, status.Capacity)
 	}
+	if len(status.Storage) > maxStorageBytes {
+		return fmt.Errorf("report of host %s: %w: a name of its storage of %d bytes", host, compute.ErrInvalid, len(status.Storage))
+	}
+	var released []compute.Instance
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, lockHostSQL, host); err != nil {
 			return err
@@ -51,12 +59,22 @@ func (s *Store) Observe(ctx context.Context, host metering.HostID, status hostap
 		}
 		status.Instances = strays(said, placed) // what is kept of the report
 		_, err = tx.Exec(ctx, heartbeatSQL, host, received, status.Capacity.VCPUs, status.Capacity.MemoryMiB,
-			status.Capacity.DiskMiB, status.FullReading, status)
+			status.Capacity.DiskMiB, status.FullReading, status, status.Storage, max(status.Version, 1))
 		if err != nil {
 			return err
 		}
+		for _, in := range placed {
+			if in.Released(said[in.ID]) {
+				released = append(released, in)
+			}
+		}
 		return s.observe(ctx, tx, host, placed, said, received)
 	})
+	for _, in := range released {
+		if err == nil {
+			err = s.arrive(ctx, in)
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("report of host %s: %w", host, err)
 	}
@@ -85,8 +103,12 @@ func (s *Store) observe(ctx context.Context, tx pgx.Tx, host metering.HostID, in
 			s.Log.Info("instance changed", "instance", next.ID, "tenant", next.Tenant, "host", host,
 				"state", next.State, "was", in.State, "desired", next.Desired, "reason", next.Reason)
 		}
+		ended := next.Under - 1 // and all before
 		if next.State == compute.StateDeleted {
-			if _, err := tx.Exec(ctx, endLeaseSQL, next.ID, next.Lease, received); err != nil {
+			ended = next.Lease
+		}
+		if ended >= in.Under {
+			if _, err := tx.Exec(ctx, endLeasesSQL, next.ID, ended, received); err != nil {
 				return err
 			}
 		}
@@ -98,7 +120,7 @@ func (s *Store) observe(ctx context.Context, tx pgx.Tx, host metering.HostID, in
 	return announce(ctx, tx, host)
 }
 
-const endLeaseSQL = `UPDATE leases SET ended_at = greatest(granted_at, $3) WHERE instance = $1 AND no = $2 AND ended_at IS NULL`
+const endLeasesSQL = `UPDATE leases SET ended_at = greatest(granted_at, $3) WHERE instance = $1 AND no <= $2 AND ended_at IS NULL`
 
 // allocate opens or closes stopped time as the instance's new state wants. States
 // between leave it: an instance that is about to run is still off.
@@ -127,7 +149,7 @@ const silentSQL = `
 	)
 	UPDATE instances i SET state = 'unknown', since = silent.seen_at, error = ''
 	FROM leases l JOIN silent ON silent.id = l.host
-	WHERE l.instance = i.id AND l.ended_at IS NULL AND i.state NOT IN ('unknown', 'deleted')`
+	WHERE l.instance = i.id AND l.ended_at IS NULL AND l.successor IS NULL AND i.state NOT IN ('unknown', 'deleted')`
 
 // MarkUnknown shows the instances of all hosts not heard from since before as
 // unknown from then on, and returns how many were not yet. Their host's next
@@ -142,7 +164,7 @@ func (s *Store) MarkUnknown(ctx context.Context, before time.Time) (int64, error
 
 const goneSQL = `
 	SELECT DISTINCT h.id FROM hosts h
-		JOIN leases l ON l.host = h.id AND l.ended_at IS NULL
+		JOIN leases l ON l.host = h.id AND l.ended_at IS NULL AND l.successor IS NULL
 		JOIN instances i ON i.id = l.instance AND i.desired = 'deleted'
 	WHERE h.removed_at IS NOT NULL ORDER BY h.id`
 

@@ -4,17 +4,21 @@
 // It owns the admission of instances: quota, credit, capacity and desired state
 // in one transaction. It makes no network call inside a transaction, knows no
 // price (credit is a function passed in) and speaks to no host (hostapi does; a
-// change is announced by NOTIFY).
+// change is announced by NOTIFY). Moves are cold: nobody orders a live migration
+// yet, though agents meter one.
 //
 // Invariants:
 //   - No concurrency exceeds a quota or what a host offers; an instance has at
-//     most one open lease.
+//     most one open lease that no resize has replaced, and those that it replaced
+//     are on the same host.
 //   - Locks are taken in this order: the tenant's row in compute_quotas, then
 //     hosts by id. Leases and instances change only under the lock of their host.
 //   - A host's revision rises with everything that changes its desired state, in
 //     the same transaction.
-//   - A lease is open from creation until the host confirmed the deletion: a
-//     stopped instance keeps its place, so starting it never fails for capacity.
+//   - A place is held from creation until the host confirmed the deletion: a
+//     stopped instance keeps it, so starting it never fails for capacity. One that
+//     moves holds the new place, too, from the order on, and has a lease there only
+//     when the old host has let it go.
 package computedb
 
 import (

@@ -126,7 +126,7 @@ func TestCreatedInstanceIsPlacedAndDesired(t *testing.T) {
 	want := compute.Instance{
 		ID: in.ID, Tenant: "ten_a", Name: "web", Flavor: "small", Image: "demo",
 		Desired: compute.PowerRunning, Reason: compute.ReasonTenant, Generation: 1, Start: 1,
-		Host: host, Lease: 1, State: compute.StatePending, Since: noon, Created: noon,
+		Host: host, Lease: 1, Under: 1, State: compute.StatePending, Since: noon, Created: noon,
 	}
 	if in != want {
 		t.Errorf("Create:\n got %+v\nwant %+v", in, want)
@@ -147,7 +147,7 @@ func TestCreatedInstanceIsPlacedAndDesired(t *testing.T) {
 		t.Errorf("desired instance: %+v", i)
 	}
 	l, err := w.Lease(t.Context(), in.ID, 1)
-	if want := (compute.Lease{Instance: in.ID, No: 1, Host: host, Tenant: "ten_a", Flavor: "small", Image: "demo", Granted: noon}); err != nil || l != want {
+	if want := (compute.Lease{Instance: in.ID, No: 1, Host: host, Tenant: "ten_a", Flavor: "small", Image: "demo", Created: noon, Granted: noon}); err != nil || l != want {
 		t.Errorf("lease %+v, %v; want %+v", l, err, want)
 	}
 	if _, err := w.Lease(t.Context(), in.ID, 2); !errors.Is(err, compute.ErrNotFound) {

@@ -416,7 +416,7 @@ func TestStatusAndEpochs(t *testing.T) {
 func TestVersions(t *testing.T) {
 	p := newPlane(t)
 	c := p.client(t)
-	for version, want := range map[string]int{"1": http.StatusNoContent, "2": http.StatusUpgradeRequired, "0": http.StatusUpgradeRequired, "": http.StatusUpgradeRequired} {
+	for version, want := range map[string]int{"1": http.StatusNoContent, "2": http.StatusNoContent, "3": http.StatusUpgradeRequired, "0": http.StatusUpgradeRequired, "": http.StatusUpgradeRequired} {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, c.URL(PathStatus), strings.NewReader("{}"))
 		if err != nil {
 			t.Fatal(err)
@@ -427,7 +427,7 @@ func TestVersions(t *testing.T) {
 			t.Fatal(err)
 		}
 		res.Body.Close()
-		if res.StatusCode != want || res.Header.Get(VersionHeader) != "1" {
+		if res.StatusCode != want || res.Header.Get(VersionHeader) != "2" {
 			t.Errorf("version %q: %d, ours %q; want %d", version, res.StatusCode, res.Header.Get(VersionHeader), want)
 		}
 	}

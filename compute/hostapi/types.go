@@ -21,7 +21,11 @@ import (
 // The control plane accepts the current and the previous one.
 //
 //	1: join, desired, status, epochs, images
-const Version = 1
+//	2: power and state "released"; a newer lease with the start that runs is a
+//	   resize. Hosts say in Status which version they speak and what storage they
+//	   share. To one that speaks 1, which would end the guest of a newer lease and
+//	   knows no release, such orders are refused (compute.ErrOldAgent).
+const Version = 2
 
 // The paths under which the control plane serves hosts.
 const (
@@ -111,6 +115,8 @@ type Status struct {
 	Revision    uint64             `json:"revision"`
 	FullReading uint64             `json:"full_reading"`
 	Capacity    Capacity           `json:"capacity"`
+	Version     int                `json:"version"` // of the protocol; 0: 1
+	Storage     string             `json:"storage"` // what its disks lie on, if other hosts share it
 	Host        HostStat           `json:"host"`
 	Spool       SpoolStat          `json:"spool"`
 	Instances   []ObservedInstance `json:"instances"` // every domain that carries one of our ids
