@@ -184,13 +184,14 @@ func sampleOf(record *libvirt.DomainStats, r run, at time.Time) agent.Sample {
 }
 
 // vcpus is how many virtual CPUs the domain has and the sum of their times; nil
-// where one of them could not be read.
+// where one of them could not be read. One that could be plugged in is listed as
+// offline (by the Go binding: libvirt does not list it).
 func vcpus(all []libvirt.DomainStatsVcpu) (count, ns *uint64) {
 	var n, sum uint64
 	timed := true
 	for _, v := range all {
-		if !v.StateSet {
-			continue // one that could be plugged in, and is not
+		if !v.StateSet || v.State == libvirt.VCPU_OFFLINE {
+			continue
 		}
 		n++
 		sum += v.Time
