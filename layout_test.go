@@ -52,6 +52,7 @@ var homes = []struct {
 	{"github.com/ClickHouse/ch-go", []string{"metering/wire", "metering/readingdb"}},
 	{"github.com/stripe/stripe-go", []string{"invoicing/payments"}},
 	{"github.com/gorilla/mux", []string{"portal"}},
+	{"github.com/prometheus/client_golang", []string{"cmd/metrics"}},
 	{"github.com/ebitengine/purego", []string{"metering/readingdb/embedded"}},
 	{"gopkg.in/yaml.v3", []string{"rating/planfile"}},
 	{"database/sql", nil},

@@ -30,6 +30,30 @@ type Host struct {
 // than it did.
 func (h Host) Free() Capacity { return h.Offers.Sub(h.Granted) }
 
+// The states of a host, as operators see them: what they have to know first.
+const (
+	HostUp       = "up"
+	HostSilent   = "silent" // not heard from for HostSilence
+	HostDraining = "draining"
+	HostRemoved  = "removed"
+)
+
+// HostStates are all of them.
+func HostStates() []string { return []string{HostUp, HostSilent, HostDraining, HostRemoved} }
+
+// State is the host's state.
+func (h Host) State(now time.Time) string {
+	switch {
+	case h.Removed:
+		return HostRemoved
+	case now.Sub(h.Seen) > HostSilence:
+		return HostSilent
+	case h.Draining:
+		return HostDraining
+	}
+	return HostUp
+}
+
 // LeaseKey names a lease.
 type LeaseKey struct {
 	Instance metering.InstanceID

@@ -31,6 +31,11 @@ const (
 	LeakDiffers LeakKind = "slots-differ"
 )
 
+// LeakKinds are all kinds.
+func LeakKinds() []LeakKind {
+	return []LeakKind{LeakStray, LeakUnmetered, LeakUnwanted, LeakAllocation, LeakQuarantine, LeakGap, LeakDiffers}
+}
+
 const (
 	round = 10 * time.Second
 	// LeakGapLength is how long three rounds may take; a longer silence is a gap.

@@ -176,19 +176,6 @@ func (s *server) findInvoice(w http.ResponseWriter, r *http.Request, _ caller) e
 	return reply(w, http.StatusOK, invoiceJSON(i))
 }
 
-// hostState is what the operator has to know of a host first.
-func hostState(h compute.Host, now time.Time) string {
-	switch {
-	case h.Removed:
-		return "removed"
-	case now.Sub(h.Seen) > compute.HostSilence:
-		return "silent"
-	case h.Draining:
-		return "draining"
-	}
-	return "up"
-}
-
 func (s *server) listHosts(w http.ResponseWriter, r *http.Request, _ caller) error {
 	hosts, err := s.Compute.Hosts(r.Context())
 	if err != nil {
@@ -204,7 +191,7 @@ func (s *server) listHosts(w http.ResponseWriter, r *http.Request, _ caller) err
 	}
 	list := List[HostJSON]{Items: make([]HostJSON, len(page.Items)), Next: page.Next}
 	for i, h := range page.Items {
-		list.Items[i] = HostJSON{ID: h.ID, Name: h.Name, State: hostState(h, time.Now()), Seen: &h.Seen, VCPUs: h.Offers.VCPUs,
+		list.Items[i] = HostJSON{ID: h.ID, Name: h.Name, State: h.State(time.Now()), Seen: &h.Seen, VCPUs: h.Offers.VCPUs,
 			MemoryMiB: h.Offers.MemoryMiB, DiskMiB: h.Offers.DiskMiB, VCPUsUsed: h.Granted.VCPUs, Storage: h.Storage}
 		if report, ok := reports[h.ID]; ok {
 			list.Items[i].Spool, list.Items[i].HypervisorError = spoolJSON(report.Spool), report.Host.HypervisorError

@@ -313,7 +313,7 @@ type HostJSON struct {
 	DiskMiB   int64           `json:"disk_mib"`
 	VCPUsUsed int             `json:"vcpus_used"`
 	Storage   string          `json:"storage,omitempty"` // shared with the hosts of the same one
-	Spool     *SpoolJSON      `json:"spool"` // as last reported; null when it never did
+	Spool     *SpoolJSON      `json:"spool"`             // as last reported; null when it never did
 	// HypervisorError is why the host's agent cannot reach its hypervisor.
 	HypervisorError string `json:"hypervisor_error,omitempty"`
 }

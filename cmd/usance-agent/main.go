@@ -22,6 +22,7 @@ import (
 
 	"github.com/usance/usance/agent"
 	"github.com/usance/usance/agent/virt"
+	"github.com/usance/usance/cmd/metrics"
 )
 
 func main() {
@@ -49,7 +50,8 @@ type config struct {
 	virtType string
 	network  string
 	private  []string
-	pipe     int // file descriptor whose EOF ends the agent; 0: none
+	metrics  string // address; "": none
+	pipe     int    // file descriptor whose EOF ends the agent; 0: none
 }
 
 // run is the whole program; it returns nil when ctx ended it.
@@ -85,6 +87,11 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	a, err := agent.New(cfg.agent)
 	if err != nil {
 		return err
+	}
+	if cfg.metrics != "" {
+		if err := metrics.Serve(ctx, cfg.metrics, metricsOf(a.Stat), log); err != nil {
+			return err
+		}
 	}
 	return a.Run(ctx)
 }
@@ -124,6 +131,7 @@ func parse(args []string, getenv func(string) string, stdout io.Writer) (config,
 	f.Int64Var(&cfg.agent.Capacity.DiskMiB, "disk-mib", 0, "disk to offer (default: what is free under --data)")
 	f.StringVar(&cfg.agent.Storage, "storage", "", "`name` of the storage that --data's folder instances lies on, if hosts share it:\n"+
 		"between those of one name, with the same --data, stopped instances can move")
+	f.StringVar(&cfg.metrics, "metrics", "", "`address` to serve Prometheus metrics on, such as 127.0.0.1:9464; whoever reaches it may read them (default: none)")
 	f.IntVar(&cfg.pipe, "pipe-fd", 0, "end when the pipe under this file `descriptor` does (3 with USANCE_PIPE set)")
 	if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(stdout, "Usage: usance-agent --server URL --token TOKEN [flags]\n"+

@@ -16,6 +16,7 @@ type config struct {
 	hostNames                 string
 	postgres, clickhouse      string // DSNs; "" means embedded
 	cluster                   string // of ClickHouse servers; "" means one
+	metrics, agentMetrics     string // addresses; "" means none
 	libvirt, virtType         string
 	noAgent, endGuests        bool
 	trustProxy                bool
@@ -32,11 +33,13 @@ func (p program) config(name string, args []string) (cfg config, code int, ok bo
 		f.StringVar(&cfg.listen, "listen", defaultListen, "`address` of the portal and the API")
 		f.StringVar(&cfg.listenHosts, "listen-hosts", defaultListenHosts, "`address` that hosts connect to, by TLS")
 		f.StringVar(&cfg.hostNames, "host-names", "", "`names` and addresses, by comma, under which hosts reach this machine, beside localhost and its own name")
+		f.StringVar(&cfg.metrics, "metrics", "", "`address` to serve Prometheus metrics on, such as 127.0.0.1:9463; whoever reaches it may read them (default: none)")
 		f.BoolVar(&cfg.trustProxy, "trust-proxy", false, "the portal is reached through a proxy that ends TLS and sets X-Forwarded-For and X-Forwarded-Proto")
 	}
 	if name == "up" {
 		f.StringVar(&cfg.libvirt, "libvirt", "qemu:///system", "`URI` of libvirt; where none answers, one of our own is started")
 		f.StringVar(&cfg.virtType, "virt-type", "auto", "kvm, qemu (no hardware needed) or auto (a probe guest decides)")
+		f.StringVar(&cfg.agentMetrics, "agent-metrics", "", "`address` of the local host agent's metrics, such as 127.0.0.1:9464 (default: none)")
 		f.BoolVar(&cfg.noAgent, "no-agent", false, "run no local host agent")
 		f.BoolVar(&cfg.endGuests, "end-guests", false, "on exit, pull the plug of guests on a libvirtd of our own; otherwise they and it outlive this program")
 	}

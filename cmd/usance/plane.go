@@ -14,6 +14,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/usance/usance/cmd/metrics"
 	"github.com/usance/usance/compute/computedb"
 	"github.com/usance/usance/compute/hostapi"
 	"github.com/usance/usance/compute/leaks"
@@ -78,6 +79,7 @@ type plane struct {
 	bills       *billrun.Run
 	trust       *trust.Run
 	images      hostapi.Images
+	tasks       tasks
 }
 
 // startPlane locks the data folder, opens both databases, brings their schemas
@@ -176,6 +178,13 @@ func (p *plane) serve(ctx context.Context, cfg config, admission *pgxpool.Pool, 
 	watcher := computedb.NewWatcher(admission, p.log)
 	s.run(ctx, func(ctx context.Context) { watcher.Run(ctx) })
 	p.runTasks(ctx, s)
+	if cfg.metrics != "" {
+		ctx, cancel := context.WithCancel(ctx)
+		s.push(cancel)
+		if err := metrics.Serve(ctx, cfg.metrics, p.metricsOf, p.log); err != nil {
+			return refuse("--metrics: %w", err)
+		}
+	}
 	s.run(ctx, serveHTTP(p.log, "hosts", hosts, &http.Server{
 		Handler: hostapi.Handler(hostapi.Config{Auth: auth, Join: p.compute.Join, Desired: p.compute.Desired, Watch: watcher.Watch,
 			Observe: p.compute.Observe, Epochs: p.knownEpochs, Images: p.images, Readings: take, Log: p.log}),
@@ -209,7 +218,8 @@ func (p *plane) runTasks(ctx context.Context, s *stack) {
 		{"silent hosts", schedulerPeriod, silence.Once},
 		{"held and accepted readings", heldPeriod, p.trust.Once},
 	} {
-		s.run(ctx, func(ctx context.Context) { repeat(ctx, p.log, task.name, task.period, task.once) })
+		once := p.tasks.counted(task.name, task.once)
+		s.run(ctx, func(ctx context.Context) { repeat(ctx, p.log, task.name, task.period, once) })
 	}
 }
 

@@ -242,7 +242,7 @@ func startAgent(ctx context.Context, cfg config, log *slog.Logger, plane *plane,
 			return nil, err
 		}
 		c, err := startChild([]string{program, "--server", "https://" + localAddress(cfg.listenHosts), "--data", plane.data.dir,
-			"--libvirt", uri, "--virt-type", cfg.virtType}, os.Stderr, "USANCE_TOKEN="+token)
+			"--libvirt", uri, "--virt-type", cfg.virtType, "--metrics", cfg.agentMetrics}, os.Stderr, "USANCE_TOKEN="+token)
 		if err != nil {
 			return nil, err
 		}

@@ -175,6 +175,29 @@ func (s *Store) Leaks(ctx context.Context, kind compute.LeakKind, closed bool, b
 	return all, nil
 }
 
+// LeakSum is how many leaks of a kind are open, of those that cost in one currency.
+type LeakSum struct {
+	Kind        compute.LeakKind
+	Currency    string // "": what they cost cannot be said
+	Count       int64
+	HourlyMinor int64 // estimated cost of an hour of all of them
+}
+
+const leakSumsSQL = `
+	SELECT kind, currency, count(*), coalesce(sum(hourly_minor), 0)::bigint
+	FROM leaks WHERE opened_at IS NOT NULL AND closed_at IS NULL
+	GROUP BY kind, currency ORDER BY kind, currency`
+
+// LeakSums sums up the open leaks.
+func (s *Store) LeakSums(ctx context.Context) ([]LeakSum, error) {
+	rows, _ := s.pool.Query(ctx, leakSumsSQL)
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[LeakSum])
+	if err != nil {
+		return nil, fmt.Errorf("sum up leaks: %w", err)
+	}
+	return all, nil
+}
+
 // strays are those of a report that are not among the instances of its host.
 func strays(said map[metering.InstanceID]compute.Observation, placed []compute.Instance) []compute.Observation {
 	here := make(map[metering.InstanceID]bool, len(placed))

@@ -219,6 +219,25 @@ func (s *Store) OpenQuarantine(ctx context.Context) ([]OpenQuarantine, error) {
 	return all, nil
 }
 
+const heldSQL = `SELECT host, count(*) FROM quarantined_readings WHERE state = 'held' GROUP BY host`
+
+// HeldByHost is how many readings of each host wait for their time; hosts without
+// any are not among them.
+func (s *Store) HeldByHost(ctx context.Context) (map[metering.HostID]int64, error) {
+	all := map[metering.HostID]int64{}
+	var host metering.HostID
+	var n int64
+	rows, _ := s.pool.Query(ctx, heldSQL)
+	_, err := pgx.ForEachRow(rows, []any{&host, &n}, func() error {
+		all[host] = n
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("sum up held readings: %w", err)
+	}
+	return all, nil
+}
+
 func (s *Store) quarantined(ctx context.Context, query string, args ...any) ([]Quarantined, error) {
 	rows, err := s.pool.Query(ctx, query, args...)
 	if err != nil {

@@ -92,6 +92,11 @@ const (
 	ReasonFuture     Reason = "future"     // held: not yet, see Quarantined.AdmitAt
 )
 
+// Reasons are those for which an operator has to decide: all but ReasonFuture.
+func Reasons() []Reason {
+	return []Reason{ReasonNoLease, ReasonForeign, ReasonEarly, ReasonSuperseded, ReasonTime, ReasonBytes}
+}
+
 // Quarantined is a reading that was not accepted. Unless the reason is no-lease
 // or foreign, its epoch is registered.
 type Quarantined struct {

@@ -51,6 +51,15 @@ var refusals = []struct {
 	{errors.New("the readings could not be stored"), RefusedStore, http.StatusServiceUnavailable, retryStoreSeconds},
 }
 
+// Refusals are all of them.
+func Refusals() []Refusal {
+	all := make([]Refusal, len(refusals))
+	for i, r := range refusals {
+		all[i] = r.why
+	}
+	return all
+}
+
 // refuse answers an error with its status, and logs it: as an error of ours where
 // the host can do nothing about it.
 func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
