@@ -1,6 +1,7 @@
 package rating
 
 import (
+	"fmt"
 	"slices"
 	"sort"
 	"strings"
@@ -30,6 +31,9 @@ type Date struct {
 	Month time.Month
 	Day   int
 }
+
+// String is the date in ISO 8601.
+func (d Date) String() string { return fmt.Sprintf("%04d-%02d-%02d", d.Year, d.Month, d.Day) }
 
 // holds reports whether a wall clock that shows t is inside the class.
 func (c *Calendar) holds(t time.Time) bool {

@@ -20,15 +20,17 @@ import (
 	"github.com/usance/usance/rating/planfile"
 )
 
-// Each file of testdata holds a plan and any number of cases, a pair of
+// Each file of testdata holds a plan, perhaps before.yaml, the version before it
+// that it grandfathers, and any number of cases, a pair of
 // sections "usage: TITLE" and "want: TITLE" each. A line of usage is
 //
-//	WHO  WHAT  FROM  TO  HOW MUCH  [flavor=… start=… before=… …]
+//	WHO  WHAT  FROM  TO  HOW MUCH  [flavor=… created=… start=… before=… …]
 //
 // with times in UTC ("2026-11-01T00:00", or "month" for the whole period) and
 // a quantity in any unit that fits; "period 2026-10" in front of them sets the
-// month (default 2026-11). A line of want is "WHO RATE AMOUNT" ("*" for a rate
-// pooled over the tenant), "unrated WHO WHAT QUANTITY [and … that are added]", "total AMOUNT" or
+// month (default 2026-11), "slots" before a line gives it in hours of an equal part
+// each. A line of want is "WHO RATE AMOUNT" ("*" for a rate pooled over the
+// tenant, "*VALUE" over like resources), "unrated WHO WHAT QUANTITY [and … that are added]", "total AMOUNT" or
 // "refused: TEXT".
 func TestCases(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txtar")
@@ -40,7 +42,12 @@ func TestCases(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		plan := casePlan(t, file, archive)
+		plan, before := casePlan(t, file, archive), (*rating.Plan)(nil)
+		for _, f := range archive.Files {
+			if f.Name == "before.yaml" {
+				before = mustParse(t, string(f.Data))
+			}
+		}
 		for i, section := range archive.Files {
 			title, ok := strings.CutPrefix(section.Name, "usage: ")
 			if !ok {
@@ -50,7 +57,7 @@ func TestCases(t *testing.T) {
 				if i+1 == len(archive.Files) || archive.Files[i+1].Name != "want: "+title {
 					t.Fatalf("usage: %s is not followed by want: %[1]s", title)
 				}
-				runCase(t, plan, section.Data, archive.Files[i+1].Data)
+				runCase(t, plan, before, section.Data, archive.Files[i+1].Data)
 			})
 		}
 	}
@@ -86,8 +93,14 @@ func casePlan(t *testing.T, file string, archive *txtar.Archive) *rating.Plan {
 	return plan
 }
 
-func runCase(t *testing.T, plan *rating.Plan, usageText, want []byte) {
+func runCase(t *testing.T, plan, before *rating.Plan, usageText, want []byte) {
 	period, usage := caseUsage(t, plan, usageText)
+	if before != nil {
+		var err error
+		if plan, err = plan.Grandfather(before, period.Start); err != nil {
+			t.Fatal(err)
+		}
+	}
 	got := statementText(plan, period, usage)
 	if diff := cmp.Diff(normal(string(want)), normal(got)); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
@@ -124,6 +137,13 @@ func statementText(plan *rating.Plan, period metering.Window, usage []metering.U
 		if resource == "" {
 			resource = "*"
 		}
+		if l.Like != "" {
+			for part := range strings.SplitSeq(l.Like, ", ") {
+				_, value, _ := strings.Cut(part, " ")
+				resource += value + "/"
+			}
+			resource = strings.TrimSuffix(resource, "/")
+		}
 		fmt.Fprintf(&out, "%s %s %s\n", resource, l.Rate, l.Amount)
 	}
 	for _, u := range s.Unrated {
@@ -151,6 +171,8 @@ func caseUsage(t *testing.T, plan *rating.Plan, text []byte) (metering.Window, [
 			if month, err = time.ParseInLocation("2006-01", words[1], plan.Zone); err != nil {
 				t.Fatal(err)
 			}
+		case words[0] == "slots":
+			usage = append(usage, hourly(caseLine(t, metering.Month(month, plan.Zone), words[1:]))...)
 		default:
 			usage = append(usage, caseLine(t, metering.Month(month, plan.Zone), words))
 		}
@@ -179,6 +201,8 @@ func caseLine(t *testing.T, period metering.Window, words []string) metering.Usa
 			u.Labels.Region = value
 		case "host_class":
 			u.Labels.HostClass = value
+		case "created":
+			u.Labels.Created = value + ":00Z"
 		case "start":
 			u.Start = value
 		case "before":
@@ -189,6 +213,19 @@ func caseLine(t *testing.T, period metering.Window, words []string) metering.Usa
 		}
 	}
 	return u
+}
+
+// hourly is the usage in hours of an equal part each, which must be whole.
+func hourly(u metering.Usage) (all []metering.Usage) {
+	hours := uint64(u.Window.Length() / time.Hour)
+	for i := range hours {
+		part := u
+		part.Window.Start = u.Window.Start.Add(time.Duration(i) * time.Hour)
+		part.Window.End = part.Window.Start.Add(time.Hour)
+		part.Quantity = metering.Thousandths(u.Quantity.Lo / hours)
+		all = append(all, part)
+	}
+	return all
 }
 
 func instant(t *testing.T, s string) time.Time {

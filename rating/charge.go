@@ -37,26 +37,26 @@ func (p *pool) share(meters []metering.Meter, stretches []*stretch) (share, whol
 	return share, whole
 }
 
-// allowance is the quantity that is free of charge, of a rate that includes some.
-func (r *priced) allowance(rater *Rater, resources uint64, share, whole metering.Quantity, stretches []*stretch) Exact {
+// allowance is what makes how many of the quantity that a rate includes.
+func (r *priced) allowance(rater *Rater, p *pool, share, whole metering.Quantity, stretches []*stretch) Portion {
 	switch {
 	case r.Included.Per == PerInstanceMonth:
-		return r.accrued(rater, stretches)
-	case r.Included.Per == PerResource && r.Pool == PoolTenant:
-		return r.included.part(metering.Thousandths(resources), metering.Thousandths(1))
+		return r.accrued(rater, &p.charge.Like, stretches)
+	case r.Included.Per == PerResource && r.Pool != PoolResource:
+		return Portion{metering.Thousandths(1000 * p.resources), metering.Thousandths(1000)}
 	}
-	return r.included.part(share, whole)
+	return Portion{share, whole}
 }
 
 // accrued is an allowance per instance-month, for the time that instances ran.
-func (r *priced) accrued(rater *Rater, stretches []*stretch) Exact {
+func (r *priced) accrued(rater *Rater, like *metering.Labels, stretches []*stretch) Portion {
 	month, fixed := metering.Thousandths(rater.seconds*1000), !r.month.IsZero()
 	if fixed {
 		month = r.month.whole // times have no parts of a thousandth
 	}
 	var all, own metering.Quantity // own is of one resource
 	for i, s := range stretches {
-		if s.fit.meter == metering.InstanceRunning && r.Where.fits(&s.fit.labels) {
+		if s.fit.meter == metering.InstanceRunning && r.Where.fits(&s.fit.labels) && only(r.Like, &s.fit.labels) == *like {
 			own = own.Add(s.measured)
 		}
 		if i == len(stretches)-1 || stretches[i+1].resource != s.resource {
@@ -66,12 +66,13 @@ func (r *priced) accrued(rater *Rater, stretches []*stretch) Exact {
 			all, own = all.Add(own), metering.Quantity{}
 		}
 	}
-	return r.included.part(all, month)
+	return Portion{all, month}
 }
 
 // raise applies what is stated per resource or per tenant: billable is
-// G(before + q) − G(before), where G is granularity and minimum.
-func (r *priced) raise(c *Charge) {
+// G(before + q) − G(before), where G is granularity and minimum. What earlier
+// rates that are grandfathered bill counts towards a commitment.
+func (r *priced) raise(c *Charge, grandfathered Exact) {
 	if r.Minimum.For != ForTenant && (c.Billable.IsZero() || r.Minimum.For == ForStart && r.Rounds == ForStart) {
 		return
 	}
@@ -83,8 +84,8 @@ func (r *priced) raise(c *Charge) {
 		}
 	}
 	life := before.Add(c.Billable)
-	if r.Pool == PoolTenant {
-		life = r.least(c.Billable, ForTenant)
+	if r.Pool != PoolResource {
+		life = r.least(c.Billable.Add(grandfathered), ForTenant).Sub(grandfathered)
 	} else {
 		life = r.least(life, ForResource)
 		if !before.IsZero() {
@@ -93,9 +94,23 @@ func (r *priced) raise(c *Charge) {
 	}
 	billable := life.Sub(paid)
 	if billable.Cmp(c.Billable) != 0 {
-		c.Raise = &Raise{Added: billable.Sub(c.Billable), Covered: c.Billable.Sub(billable)}
+		c.Raise = &Raise{Added: billable.Sub(c.Billable), Covered: c.Billable.Sub(billable), Grandfathered: grandfathered}
 		c.Billable = billable
 	}
+}
+
+// grandfathered is what earlier rates of the rate's id bill, of one that has a
+// commitment. They come first, and so have been charged.
+func (c *charging) grandfathered(r *priced) (sum Exact) {
+	if r.Minimum.For != ForTenant {
+		return sum
+	}
+	for i := range c.result.Charges {
+		if charge := &c.result.Charges[i]; charge.Rate.Former == r.ID {
+			sum = sum.Add(charge.Billable)
+		}
+	}
+	return sum
 }
 
 // parts prices a quantity by the rate's steps, appending to an empty slice.
@@ -161,4 +176,47 @@ func (r *priced) bound(parts []Part, share, whole metering.Quantity) money.Fract
 		over = over.Sub(parts[i].Allowance)
 	}
 	return limit
+}
+
+// boundTenant takes off, from each charge of the rate its part, what they cost
+// together beyond the rate's cap of all.
+func (r *priced) boundTenant(charges []Charge) {
+	var of money.Fraction
+	for i := range charges {
+		if c := &charges[i]; c.Rate == r.Rate {
+			of = of.Add(r.counts(c))
+		}
+	}
+	bound := r.tenantCapMoney
+	if !r.tenantCapUnits.IsZero() {
+		bound = r.tenantCapUnits.fraction()
+	}
+	var part money.Fraction // of each charge, that is taken off
+	if over := of.Sub(bound); over.Sign() > 0 {
+		part = over.Over(of)
+	}
+	for i := range charges {
+		c := &charges[i]
+		if c.Rate != r.Rate {
+			continue
+		}
+		c.TenantCap = &TenantCap{Bound: bound, Of: of, Off: c.Exact.Mul(part)}
+		c.Exact = c.Exact.Sub(c.TenantCap.Off)
+		for k := range c.Parts {
+			p := &c.Parts[k]
+			p.Allowance = p.Allowance.Add(p.Exact.Sub(p.Allowance).Mul(part))
+		}
+	}
+}
+
+// counts is what of a charge counts towards the rate's cap of all.
+func (r *priced) counts(c *Charge) money.Fraction {
+	if r.tenantCapUnits.IsZero() {
+		return c.Exact
+	}
+	var priced Exact
+	for i := range c.Parts {
+		priced = priced.Add(c.Parts[i].Quantity)
+	}
+	return priced.fraction()
 }

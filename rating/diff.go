@@ -190,7 +190,7 @@ func (c *Calendar) holidaysBeyond(o *Calendar) string {
 	var all []string
 	for day, name := range c.Holidays {
 		if _, ok := o.Holidays[day]; !ok {
-			date := fmt.Sprintf("%04d-%02d-%02d", day.Year, day.Month, day.Day)
+			date := day.String()
 			all = append(all, strings.TrimSpace(date+" "+strings.TrimPrefix(name, date)))
 		}
 	}
@@ -220,7 +220,7 @@ func (d *differ) rate(old, new *Rate) {
 	d.value("percentile", old.percentileText(), new.percentileText())
 	d.prices(old, new)
 	d.value("tiers", old.Tiers.String(), new.Tiers.String())
-	d.value("counted over", old.Pool.String(), new.Pool.String())
+	d.value("counted over", old.poolText(), new.poolText())
 	if !same(old.Granularity, new.Granularity) || old.Rounds != new.Rounds {
 		d.value("granularity", old.Granularity.Text, new.Granularity.Text)
 	}
@@ -232,6 +232,9 @@ func (d *differ) rate(old, new *Rate) {
 	}
 	if o, n := &old.Cap, &new.Cap; o.Set != n.Set || o.Nano != n.Nano || !same(o.Units, n.Units) {
 		d.value("cap", o.Text, n.Text)
+	}
+	if o, n := &old.TenantCap, &new.TenantCap; o.Set != n.Set || o.Nano != n.Nano || !same(o.Units, n.Units) {
+		d.value("cap of all", o.Text, n.Text)
 	}
 	d.value("on resize", old.OnResize.String(), new.OnResize.String())
 	d.value("top-up", fmt.Sprint(old.TopUp), fmt.Sprint(new.TopUp))
@@ -247,7 +250,7 @@ func (r *Rate) text() string {
 		all = append(all, strings.TrimPrefix(s.label+" ", " ")+r.Steps[s.step].Text)
 	}
 	for _, extra := range [][2]string{{"percentile", r.percentileText()}, {"minimum", r.Minimum.Text}, {"granularity", r.Granularity.Text},
-		{"included", r.Included.text()}, {"cap", r.Cap.Text}} {
+		{"included", r.Included.text()}, {"cap", r.Cap.Text}, {"cap of all", r.TenantCap.Text}} {
 		if extra[1] != "" {
 			all = append(all, extra[0]+" "+extra[1])
 		}
@@ -311,10 +314,11 @@ func (w *Where) text() string {
 }
 
 // String is the notation of plans.
-func (t Tiers) String() string { return [...]string{"graduated", "volume", "package"}[t] }
+func (t Tiers) String() string { return [...]string{"graduated", "volume", "package", "sustained"}[t] }
 
-// String is the notation of plans.
-func (p Pool) String() string { return [...]string{"resource", "tenant"}[p] }
+func (r *Rate) poolText() string {
+	return strings.TrimSpace([...]string{"resource", "tenant", "like"}[r.Pool] + " " + strings.Join(r.Like, ", "))
+}
 
 // String is the notation of plans.
 func (o OnResize) String() string { return [...]string{"prorate", "restart"}[o] }

@@ -12,7 +12,8 @@ func (c *charging) discount(d *Discount) {
 	if c.period.Start.Before(d.From) || !d.Until.IsZero() && !c.period.Start.Before(d.Until) {
 		return
 	}
-	left := money.Frac(d.Nano, 1_000_000_000).Mul(c.part())
+	whole := money.Frac(d.Nano, 1_000_000_000).Mul(c.part())
+	left := whole
 	for i := range c.result.Charges {
 		charge := &c.result.Charges[i]
 		if len(d.Rates) > 0 && !slices.Contains(d.Rates, charge.Rate.ID) && !slices.Contains(d.Rates, charge.Rate.Former) {
@@ -31,7 +32,7 @@ func (c *charging) discount(d *Discount) {
 			off = off.Add(take)
 		}
 		charge.Exact = charge.Exact.Sub(off)
-		charge.Discounts = append(charge.Discounts, Discounted{d, off})
+		charge.Discounts = append(charge.Discounts, Discounted{d, whole, off})
 	}
 }
 
@@ -48,7 +49,7 @@ func (c *charging) topUp() {
 	r := &c.rates[last]
 	one := r.part(0, exactly(metering.Thousandths(1000)))
 	one.Allowance = sum.Min(one.Exact)
-	top := Charge{Rate: r.Rate, Parts: []Part{one}, Exact: one.Exact.Sub(one.Allowance), Billable: one.Quantity, index: last}
+	top := Charge{Rate: r.Rate, Parts: []Part{one}, Exact: one.Exact.Sub(one.Allowance), Billable: one.Quantity, index: last, rate: r}
 	// After all pools: it has no resource either, and the plan has it last.
 	after := slices.IndexFunc(c.result.Charges, func(charge Charge) bool { return charge.Resource != "" })
 	if after < 0 {

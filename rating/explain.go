@@ -10,31 +10,54 @@ import (
 )
 
 // Derivation is one step from what was measured to what is charged, as a
-// statement shows it. Quantities are decimals in the meter's base unit; money is
-// exact, a decimal or a quotient, until the rule "share" rounds it.
+// statement shows it, with all that it takes to compute it again: what was
+// measured, and the plan's terms. Quantities are decimals in the meter's base
+// unit; money is exact, a decimal or a quotient, until the rule "share" rounds it.
 type Derivation struct {
-	Rule     string              `json:"rule"` // start, higher, percentile, minimum, included, price, cap, top-up, discount, share
-	Resource metering.ResourceID `json:"resource,omitempty"`
-	Start    string              `json:"start,omitempty"`
-	Windows  []string            `json:"windows,omitempty"` // when it was measured
-	Gaps     []string            `json:"gaps,omitempty"`    // between them
-	Before   string              `json:"before,omitempty"`  // measured in earlier periods
-	Measured string              `json:"measured,omitempty"`
-	Covered  string              `json:"covered,omitempty"` // charged in earlier periods by granularity or minimum
-	Added    string              `json:"added,omitempty"`   // by granularity or minimum
-	Allowed  string              `json:"allowed,omitempty"` // by included
-	Quantity string              `json:"quantity,omitempty"`
-	Step     int                 `json:"step,omitempty"` // from 1
-	Nano     int64               `json:"nano,omitempty"` // the price in billionths of the currency unit
-	Per      int64               `json:"per,omitempty"`  // base units
-	Bound    string              `json:"bound,omitempty"`
-	Percent  string              `json:"percent,omitempty"`
-	Of       string              `json:"of,omitempty"`    // of all resources together
-	Whole    string              `json:"whole,omitempty"` // Of, rounded
-	Rounding string              `json:"rounding,omitempty"`
-	Exact    string              `json:"exact,omitempty"`  // before rounding
-	Amount   string              `json:"amount,omitempty"` // what the step adds to the charge; after "share", the line's
-	Text     string              `json:"text"`             // the same for people
+	Rule string `json:"rule"` // start, percentile, higher, rank, minimum, included, price, cap, top-up, tenant-cap, discount, share
+	// Of a start, by resource, component and meter.
+	Resource  metering.ResourceID `json:"resource,omitempty"`
+	Start     string              `json:"start,omitempty"`
+	Component string              `json:"component,omitempty"`
+	Meter     metering.Meter      `json:"meter,omitempty"`    // also the side that a percentile ranks; of "higher", the other one
+	Windows   []string            `json:"windows,omitempty"`  // when it was measured
+	Gaps      []string            `json:"gaps,omitempty"`     // between them
+	Before    string              `json:"before,omitempty"`   // measured in earlier periods
+	Measured  string              `json:"measured,omitempty"` // here, under this rate
+	Life      string              `json:"life,omitempty"`     // measured until the period's end, under all rates and none
+	Covered   string              `json:"covered,omitempty"`  // charged in earlier periods by granularity or minimum
+	Added     string              `json:"added,omitempty"`    // by granularity or minimum
+	Quantity  string              `json:"quantity,omitempty"`
+	// Terms of the plan.
+	Minimum  string `json:"minimum,omitempty"`
+	Multiple string `json:"multiple,omitempty"` // what is counted in whole: granularity, a package
+	Of       string `json:"of,omitempty"`       // whose minimum and granularity: resource, tenant
+	// Minimum and granularity of each start, which one of the resource counts on.
+	StartMinimum  string `json:"start_minimum,omitempty"`
+	StartMultiple string `json:"start_multiple,omitempty"`
+	Grandfathered string `json:"grandfathered,omitempty"` // billed by earlier rates, counts towards a commitment
+	// Of slots: used in each, and on which days where only such days count.
+	Percentile int      `json:"percentile,omitempty"`
+	Slots      []string `json:"slots,omitempty"`
+	Days       []string `json:"days,omitempty"`
+	Each       string   `json:"each,omitempty"`    // what is granted for the whole,
+	Portion    string   `json:"portion,omitempty"` // and what of it here
+	Allowed    string   `json:"allowed,omitempty"` // by included
+	Step       int      `json:"step,omitempty"`    // from 1
+	Tiers      string   `json:"tiers,omitempty"`
+	From       string   `json:"from,omitempty"` // where the step begins and ends
+	UpTo       string   `json:"up_to,omitempty"`
+	Nano       int64    `json:"nano,omitempty"` // the price in billionths of the currency unit
+	Per        int64    `json:"per,omitempty"`  // base units
+	Bound      string   `json:"bound,omitempty"`
+	Discount   string   `json:"discount,omitempty"` // its name
+	Percent    string   `json:"percent,omitempty"`
+	All        string   `json:"all,omitempty"`   // what all lines of the rate come to
+	Whole      string   `json:"whole,omitempty"` // All, rounded
+	Rounding   string   `json:"rounding,omitempty"`
+	Exact      string   `json:"exact,omitempty"`  // before rounding
+	Amount     string   `json:"amount,omitempty"` // what the step adds to the charge; after "share", the line's
+	Text       string   `json:"text"`             // the same for people
 }
 
 // Explain is the derivation of the charge, before rounding.
@@ -46,10 +69,13 @@ func (c *Charge) Explain() []Derivation {
 	}
 	if c.Percentile != nil {
 		unit += " in 5 min"
-		steps = append(steps, c.Percentile.explain(c, unit))
-	} else if c.Rate.OrHigher != "" {
-		steps = append(steps, Derivation{Rule: "higher", Quantity: c.unraised().String(),
-			Text: text("the higher of ", string(c.Rate.Meter), " and ", string(c.Rate.OrHigher), " counts: ", c.Measured.String(), " ", unit)})
+	}
+	for i := range c.Slots {
+		steps = append(steps, c.explainSlots(&c.Slots[i], unit))
+	}
+	if c.Rate.OrHigher != "" {
+		steps = append(steps, Derivation{Rule: "higher", Meter: c.Rate.OrHigher, Quantity: c.unraised().String(),
+			Text: text("the higher of ", string(c.Rate.Meter), " and ", string(c.Rate.OrHigher), " counts: ", c.unraised().String(), " ", unit)})
 	}
 	if c.Raise != nil {
 		steps = append(steps, c.explainMinimum(unit))
@@ -79,6 +105,11 @@ func (s *Start) explain(unit string, r *Rate) Derivation {
 	}
 	if len(r.Also) > 0 || r.OrHigher != "" {
 		words = append(words, " ", string(s.Meter))
+		d.Meter = s.Meter
+	}
+	if s.ruling.rounds() {
+		d.Component, d.Life = r.Component, s.life.String()
+		d.Minimum, d.Multiple = s.ruling.terms(ForStart)
 	}
 	words = append(words, ": measured ", d.Measured, " ", unit,
 		" from ", s.Windows[0].Start.UTC().Format(time.RFC3339), " to ", s.Windows[len(s.Windows)-1].End.UTC().Format(time.RFC3339))
@@ -112,17 +143,42 @@ func (r *Rate) roundingText() string {
 	return strings.Join(words, ", ")
 }
 
-func (p *Percentile) explain(c *Charge, unit string) Derivation {
-	q := c.unraised().String()
-	words := []string{"percentile ", strconv.Itoa(c.Rate.Percentile), " of ", string(p.Meter), ": of ", strconv.Itoa(p.Slots), " slots (",
-		strconv.Itoa(p.Measured), " measured) the highest ", strconv.Itoa(p.Dropped), " are dropped, the next counts: ", q, " ", unit}
+// terms are minimum and granularity of a start, a resource or the tenant, "" for none.
+func (r *priced) terms(of For) (minimum, multiple string) {
+	if r.Minimum.For == of && !r.minimum.IsZero() {
+		minimum = r.minimum.String()
+	}
+	if r.Rounds == of && !r.granularity.IsZero() {
+		multiple = r.granularity.String()
+	}
+	return minimum, multiple
+}
+
+// explainSlots is what is ranked, and of a percentile what it comes to.
+func (c *Charge) explainSlots(s *Slots, unit string) Derivation {
+	d := Derivation{Rule: "rank", Slots: make([]string, len(s.Used))}
+	for i, q := range s.Used {
+		d.Slots[i] = q.String()
+	}
+	p := s.Percentile
+	if p == nil {
+		d.Text = text("all ", strconv.Itoa(len(s.Used)), " slots are ranked by usage, the highest first")
+		return d
+	}
+	for _, day := range s.Days {
+		d.Days = append(d.Days, day.String())
+	}
+	d.Rule, d.Meter, d.Percentile, d.Quantity = "percentile", s.Meter, c.Rate.Percentile, p.Billable.String()
+	words := []string{"percentile ", strconv.Itoa(d.Percentile), " of ", string(s.Meter), ": of ", strconv.Itoa(p.Slots), " slots (",
+		strconv.Itoa(p.Measured), " measured) the highest ", strconv.Itoa(p.Dropped), " are dropped, the next counts: ", d.Quantity, " ", unit}
 	if p.Month > 0 {
 		words = append(words, ", for ", strconv.Itoa(p.Days), " of ", strconv.Itoa(p.Month), " days")
 	}
 	if p.Thin() {
 		words = append(words, "; fewer than 90 % of the slots were measured")
 	}
-	return Derivation{Rule: "percentile", Quantity: q, Text: text(words...)}
+	d.Text = text(words...)
+	return d
 }
 
 // unraised is what is billable before a minimum per resource or per tenant.
@@ -135,15 +191,27 @@ func (c *Charge) unraised() Exact {
 
 func (c *Charge) explainMinimum(unit string) Derivation {
 	before := c.unraised()
-	d := Derivation{Rule: "minimum", Added: c.Raise.Added.String(), Covered: c.Raise.Covered.String(), Quantity: c.Billable.String()}
+	d := Derivation{Rule: "minimum", Added: c.Raise.Added.String(), Covered: c.Raise.Covered.String(), Quantity: c.Billable.String(), Of: "resource"}
+	if c.Rate.Pool != PoolResource {
+		d.Of = "tenant"
+		d.Minimum, d.Multiple = c.rate.terms(ForTenant)
+	} else {
+		d.Minimum, d.Multiple = c.rate.terms(ForResource)
+		d.StartMinimum, d.StartMultiple = c.rate.terms(ForStart)
+	}
 	d.Text = text(c.Rate.roundingText(), " over all: ", before.String(), " + ", d.Added, " − ", d.Covered, " = ", d.Quantity, " ", unit)
+	if !c.Raise.Grandfathered.IsZero() {
+		d.Grandfathered = c.Raise.Grandfathered.String()
+		d.Text = text(d.Text, "; ", d.Grandfathered, " ", unit, " under earlier rates count towards it")
+	}
 	return d
 }
 
 func (c *Charge) explainIncluded(unit string) Derivation {
-	d := Derivation{Rule: "included", Allowed: c.Allowance.Granted.String(), Quantity: c.Allowance.Used.String()}
+	a := c.Allowance
+	d := Derivation{Rule: "included", Each: a.Each.String(), Portion: a.Portion.text(), Allowed: a.Granted.String(), Quantity: a.Used.String()}
 	d.Text = text("included ", c.Rate.Included.text(), ": ", d.Allowed, " ", unit, "; ", c.Billable.String(), " − ", d.Quantity,
-		" = ", c.Billable.Sub(c.Allowance.Used).String(), " ", unit, " remain")
+		" = ", c.Billable.Sub(a.Used).String(), " ", unit, " remain")
 	return d
 }
 
@@ -152,56 +220,93 @@ func (c *Charge) explainPart(p *Part, unit string) Derivation {
 	d := Derivation{Rule: "price", Step: p.Step + 1, Quantity: p.Quantity.String(), Nano: p.Price.Nano, Per: p.Price.Per, Amount: p.Exact.Text()}
 	d.Text = text(d.Quantity, " ", unit, " at ", s.Text, ": ", d.Quantity, " × ", money.Frac(p.Price.Nano, 1_000_000_000).Text(),
 		" ÷ ", strconv.FormatInt(p.Price.Per, 10), " = ", d.Amount)
+	if c.Rate.Tiers != Graduated {
+		d.Tiers = c.Rate.Tiers.String()
+	}
+	if c.Rate.Tiers == Package {
+		d.Multiple = c.rate.steps[p.Step].unit.String()
+	}
 	if len(c.Rate.Steps) > 1 {
 		d.Text = text("step ", strconv.Itoa(d.Step), ": ", d.Text)
+		if p.Step > 0 {
+			d.From = c.rate.steps[p.Step-1].upTo.String()
+		}
+		if p.Step < len(c.Rate.Steps)-1 {
+			d.UpTo = c.rate.steps[p.Step].upTo.String()
+		}
 	}
 	return d
 }
 
-// explainAllowances adds what cap, minimum spend and discounts take off, in
+// explainAllowances adds what caps, minimum spend and discounts take off, in
 // their order.
 func (c *Charge) explainAllowances(steps []Derivation) []Derivation {
-	gross := c.Exact
+	gross, off := c.Exact, money.Fraction{}
 	for i := range c.Parts {
 		gross = gross.Add(c.Parts[i].Allowance)
 	}
-	net := c.Exact
+	off = gross.Sub(c.Exact) // by cap or minimum spend: by all but the others
 	for i := range c.Discounts {
-		net = net.Add(c.Discounts[i].Amount)
+		off = off.Sub(c.Discounts[i].Amount)
 	}
-	off := gross.Sub(net)
-	less := func(from, to money.Fraction) string {
-		return text(": ", from.Text(), " − ", from.Sub(to).Text(), " = ", to.Text())
+	if c.TenantCap != nil {
+		off = off.Sub(c.TenantCap.Off)
 	}
-	switch {
-	case c.Rate.TopUp:
-		steps = append(steps, Derivation{Rule: "top-up", Amount: off.Neg().Text(), Text: text("all other charges count towards it", less(gross, net))})
-	case c.Rate.Cap.Set:
-		d := Derivation{Rule: "cap", Bound: c.Bound.Text(), Amount: off.Neg().Text()}
-		d.Text = text("cap ", c.Rate.Cap.Text, " (here ", d.Bound, ")", less(gross, net))
-		if !c.Rate.Cap.Units.IsZero() {
-			d.Quantity, d.Bound = d.Bound, ""
-		}
+	left := gross
+	take := func(d Derivation, off money.Fraction) {
+		from := left
+		left = from.Sub(off)
+		d.Amount = off.Neg().Text()
+		d.Text = text(d.Text, ": ", from.Text(), " − ", off.Text(), " = ", left.Text())
 		steps = append(steps, d)
 	}
+	if c.Rate.TopUp {
+		take(Derivation{Rule: "top-up", Text: "all other charges count towards it"}, off)
+	} else if c.Rate.Cap.Set {
+		take(c.explainCap(), off)
+	}
+	if t := c.TenantCap; t != nil {
+		d := Derivation{Rule: "tenant-cap", All: t.Of.Text(), Bound: t.Bound.Text()}
+		d.Text = text("cap ", c.Rate.TenantCap.Text, " (here ", d.Bound, ") of all, which come to ", d.All)
+		if !c.Rate.TenantCap.Units.IsZero() {
+			d.Quantity, d.Bound = d.Bound, ""
+		}
+		take(d, t.Off)
+	}
 	for _, one := range c.Discounts {
-		after := net.Sub(one.Amount)
-		d := Derivation{Rule: "discount", Amount: one.Amount.Neg().Text(), Text: text("discount ", one.Discount.Text, less(net, after))}
+		d := Derivation{Rule: "discount", Discount: one.Discount.Name, Text: "discount " + one.Discount.Text}
 		if one.Discount.Percent > 0 {
 			d.Percent = money.Frac(int64(one.Discount.Percent), 1000).Text()
+		} else {
+			d.Bound = one.Whole.Text()
 		}
-		steps, net = append(steps, d), after
+		take(d, one.Amount)
 	}
 	return steps
+}
+
+// explainCap is the rate's cap, in money or in units.
+func (c *Charge) explainCap() Derivation {
+	d := Derivation{Rule: "cap", Bound: c.Bound.Text(), Portion: c.Portion.text()}
+	d.Text = text("cap ", c.Rate.Cap.Text, " (here ", d.Bound, ")")
+	each := c.rate.capMoney
+	if !c.Rate.Cap.Units.IsZero() {
+		each = c.rate.capUnits.fraction()
+		d.Quantity, d.Bound = d.Bound, ""
+	}
+	if d.Portion != "" {
+		d.Each = each.Text()
+	}
+	return d
 }
 
 // share is the last derivation of one resource: d, which rounds the rate's sum
 // over all resources, with this resource's share.
 func (d Derivation) share(exact money.Fraction, share money.Sum, several bool) Derivation {
 	d.Exact, d.Amount = exact.Text(), share.String()
-	d.Text = text(d.Of, " rounded ", d.Rounding, ": ", d.Whole)
+	d.Text = text(d.All, " rounded ", d.Rounding, ": ", d.Whole)
 	if several {
-		d.Text = text("all resources ", d.Of, ", rounded ", d.Rounding, ": ", d.Whole, "; of which ", d.Exact, " here: ", d.Amount)
+		d.Text = text("all resources ", d.All, ", rounded ", d.Rounding, ": ", d.Whole, "; of which ", d.Exact, " here: ", d.Amount)
 	}
 	return d
 }

@@ -24,7 +24,8 @@ type stretch struct {
 	next     *stretch           // of the same resource
 }
 
-// fit is what the rates say of one meter under one set of labels.
+// fit is what the rates say of one meter under one set of labels, of which
+// Created is an age.
 type fit struct {
 	meter     metering.Meter
 	labels    metering.Labels
@@ -43,7 +44,8 @@ type gatherer struct {
 	*Rater
 	component string
 	fits      map[fitKey]*fit
-	fit       *fit // of the last usage that was looked up
+	fit       *fit            // of the last usage that was looked up, and
+	labels    metering.Labels // its labels
 	index     map[metering.ResourceID]*stretch
 	stretches []*stretch
 	slab      []stretch
@@ -82,7 +84,7 @@ func (g *gatherer) add(u *metering.Usage) error {
 	}
 	g.current = nil
 	switch {
-	case s.rate >= 0 && g.rates[s.rate].Percentile > 0:
+	case s.rate >= 0 && g.rates[s.rate].BySlots():
 		s.samples = append(s.samples, sample{u.Window, u.Quantity})
 	case len(s.fit.timelines) == 0:
 		g.current, g.tail = s, &s.windows[len(s.windows)-1]
@@ -99,7 +101,7 @@ func (g *gatherer) follows(u *metering.Usage) bool {
 	}
 	end := u.Window.End.Unix()
 	return end > g.tail.End.Unix() && end < g.endUnix &&
-		u.Resource == s.resource && u.Start == s.start && u.Meter == s.fit.meter && u.Labels == s.fit.labels
+		u.Resource == s.resource && u.Start == s.start && u.Meter == s.fit.meter && u.Labels == g.labels
 }
 
 // find is the stretch the usage belongs to.
@@ -130,10 +132,12 @@ func (g *gatherer) find(u *metering.Usage) (*stretch, error) {
 }
 
 func (g *gatherer) fitOf(u *metering.Usage) (*fit, error) {
-	if f := g.fit; f != nil && f.meter == u.Meter && f.labels == u.Labels {
+	if f := g.fit; f != nil && f.meter == u.Meter && g.labels == u.Labels {
 		return f, nil
 	}
+	g.labels = u.Labels
 	key := fitKey{u.Meter, u.Labels}
+	key.labels.Created = g.age(u.Labels.Created)
 	if f := g.fits[key]; f != nil {
 		g.fit = f
 		return f, nil
@@ -141,10 +145,10 @@ func (g *gatherer) fitOf(u *metering.Usage) (*fit, error) {
 	if _, ok := u.Meter.BaseUnit(); !ok {
 		return nil, fmt.Errorf("there is no meter %q", u.Meter)
 	}
-	f := &fit{meter: u.Meter, labels: u.Labels}
+	f := &fit{meter: u.Meter, labels: key.labels}
 	for i := range g.rates {
 		r := &g.rates[i]
-		if !slices.Contains(r.all, u.Meter) || r.Component != g.component || !r.Where.fits(&u.Labels) {
+		if !slices.Contains(r.all, u.Meter) || r.Component != g.component || !r.Where.fits(&key.labels) {
 			continue
 		}
 		f.rates = append(f.rates, i)
@@ -156,6 +160,21 @@ func (g *gatherer) fitOf(u *metering.Usage) (*fit, error) {
 	}
 	g.fits[key], g.fit = f, f
 	return f, nil
+}
+
+// age stands for all instants of creation that no rate tells apart: the last
+// before it that one does, so that labels are as few as rates know.
+func (g *gatherer) age(created string) string {
+	if created == "" || len(g.ages) == 0 {
+		return ""
+	}
+	age := "0" // before all
+	for _, from := range g.ages {
+		if from <= created {
+			age = from
+		}
+	}
+	return age
 }
 
 // rateOf is the rate of usage in the window, −1 for none.
@@ -211,7 +230,7 @@ func (g *gatherer) sorted() []*stretch {
 
 func compareLabels(a, b *metering.Labels) int {
 	return cmp.Or(strings.Compare(a.Flavor, b.Flavor), strings.Compare(a.Image, b.Image),
-		strings.Compare(a.Region, b.Region), strings.Compare(a.HostClass, b.HostClass))
+		strings.Compare(a.Region, b.Region), strings.Compare(a.HostClass, b.HostClass), strings.Compare(a.Created, b.Created))
 }
 
 func (s *stretch) end() time.Time { return s.windows[len(s.windows)-1].End }

@@ -68,11 +68,13 @@ type Rate struct {
 	Steps       []Step // at least one; only the last has no UpTo
 	Tiers       Tiers
 	Pool        Pool
+	Like        []string // of PoolLike: the labels that must be the same, as Labels names them
 	Minimum     Minimum
 	Granularity Span // zero for none
 	Rounds      For  // what granularity rounds: ForStart or ForResource
 	Included    Included
-	Cap         Cap
+	Cap         Cap // of each pool
+	TenantCap   Cap // of all pools together
 	OnResize    OnResize
 	// TopUp makes the rate one of no usage: it charges what the charges of all
 	// others lack of its price.
@@ -128,19 +130,25 @@ type Tiers uint8
 
 // Graduated prices each part of the usage in its own step; Volume prices all of
 // it in the step its total lies in; Package is Graduated by started price units.
+// Sustained has steps of time: the slots of the period are ranked by usage, and
+// the highest, as many as fit in the first step, are priced in it, and so on.
+// What is used in turns so counts as one, and what is used at once does not.
 const (
 	Graduated Tiers = iota
 	Volume
 	Package
+	Sustained
 )
 
 // Pool says over what a rate's usage is added before steps and cap.
 type Pool uint8
 
-// PoolResource rates each resource for itself, PoolTenant all of them together.
+// PoolResource rates each resource for itself, PoolTenant all of them together,
+// PoolLike those together that have some labels in common.
 const (
 	PoolResource Pool = iota
 	PoolTenant
+	PoolLike
 )
 
 // OnResize says what becomes of a cap and an allowance when a resource changes
@@ -172,8 +180,9 @@ type Included struct {
 	Month  Span // what counts as an instance's month, and at most one of it; zero for the billing month
 }
 
-// Cap bounds what a rate charges of one pool in a period: in money or in
-// usage. The zero value is no bound.
+// Cap bounds what a rate charges of one pool, or of all, in a period: in money or
+// in usage. Of all, each pool has its part by what it costs before. The zero
+// value is no bound.
 type Cap struct {
 	Set   bool
 	Nano  int64 // billionths of the currency unit, where Units is zero
@@ -199,16 +208,24 @@ type Span struct {
 // IsZero reports whether no quantity is stated.
 func (s Span) IsZero() bool { return s.Thousandths == 0 }
 
-// MayFall reports whether the rate's charge for a period can fall while usage
-// grows. An interim cut bills only the others.
+// BySlots reports whether the rate's charge follows from when in the period
+// something was used: its usage must be given slot by slot.
+func (r *Rate) BySlots() bool { return r.Percentile > 0 || r.Tiers == Sustained }
+
+// MayFall reports whether the rate's charge for a period, or one step of it, can
+// fall while usage grows. An interim cut bills only the others.
 func (p *Plan) MayFall(r *Rate) bool {
 	allowed := !r.Included.Amount.IsZero()
 	switch {
-	case r.TopUp || r.Percentile > 0:
+	case r.TopUp || r.BySlots():
 		return true
+	case r.TenantCap.Set && (len(r.Steps) > 1 || r.Cap.Set && !r.TenantCap.Units.IsZero()):
+		return true // more in one step, or of what another cap bounds, leaves less of the cap to others
+	case r.Minimum.For == ForTenant && slices.ContainsFunc(p.Rates, func(o Rate) bool { return o.Former == r.ID }):
+		return true // more under a rate that is grandfathered leaves less of the commitment
 	case r.Tiers == Volume:
 		return true // a later step is cheaper for all of it
-	case allowed && (r.Included.Per == PerInstanceMonth || r.Included.Per == PerResource && r.Pool == PoolTenant):
+	case allowed && (r.Included.Per == PerInstanceMonth || r.Included.Per == PerResource && r.Pool != PoolResource):
 		return true // running time, or a further resource, brings allowance with it
 	}
 	resized, rounded := false, r.rounds()

@@ -42,23 +42,27 @@ type Preview struct {
 // Preview prices an instance in a period, which is a whole billing month. The
 // error wraps money.ErrOverflow.
 func (p *Plan) Preview(period metering.Window, planned Planned) (*Preview, error) {
-	v := &Preview{Currency: p.Currency}
-	month, err := p.Rate(period, p.plannedUsage(period, planned))
-	if err == nil {
-		v.Lines, v.Month, err = month.bill()
-	}
-	if err != nil {
+	return PreviewParts(period, []InForce{{Plan: p, Window: period}}, period.Start, planned)
+}
+
+// PreviewParts is Preview in a period in which the plan changes, as in RateParts;
+// Hour and Day are those of the part that now lies in, or of the nearest.
+func PreviewParts(period metering.Window, parts []InForce, now time.Time, planned Planned) (*Preview, error) {
+	v := &Preview{Currency: parts[0].Plan.Currency}
+	var err error
+	if v.Lines, v.Month, v.Unrated, err = bill(period, parts, planned); err != nil {
 		return nil, fmt.Errorf("preview of %+v: %w", planned, err)
 	}
-	v.Unrated = month.Unrated
-	stopped, err := p.Rate(period, p.plannedUsage(period, Planned{Labels: planned.Labels}))
-	if err == nil {
-		_, v.Stopped, err = stopped.bill()
-	}
-	if err != nil {
+	if _, v.Stopped, _, err = bill(period, parts, Planned{Labels: planned.Labels}); err != nil {
 		return nil, fmt.Errorf("preview of %+v, stopped: %w", planned, err)
 	}
-	if v.Hour, v.Day, err = p.RunningCost(period, planned.Labels); err != nil {
+	present := parts[0].Plan
+	for _, part := range parts {
+		if !now.Before(part.Window.Start) {
+			present = part.Plan
+		}
+	}
+	if v.Hour, v.Day, err = present.RunningCost(period, planned.Labels); err != nil {
 		return nil, err
 	}
 	return v, nil
@@ -70,7 +74,7 @@ func (p *Plan) RunningCost(period metering.Window, labels metering.Labels) (hour
 	bare.Discounts, bare.Rates = nil, slices.DeleteFunc(slices.Clone(p.Rates), func(r Rate) bool { return r.TopUp })
 	for i := range bare.Rates {
 		r := &bare.Rates[i]
-		r.Included, r.Cap = Included{}, Cap{}
+		r.Included, r.Cap, r.TenantCap = Included{}, Cap{}, Cap{}
 		if r.Minimum.For == ForTenant {
 			r.Minimum = Minimum{} // the tenant pays it without this instance
 		}
@@ -110,41 +114,54 @@ func (p *Plan) dearest(period metering.Window, labels metering.Labels, ms uint64
 	return most, nil
 }
 
-// bill is the lines of a result and what they sum to.
-func (r *Result) bill() (lines []Line, sum money.Amount, err error) {
-	if lines, err = r.Lines(); err != nil {
-		return nil, sum, err
-	}
-	sum.Currency = r.Plan.Currency
-	for i := range lines {
-		if sum, err = sum.Add(lines[i].Net); err != nil {
-			return nil, sum, err
-		}
-	}
-	return lines, sum, nil
-}
-
-// plannedUsage is what is measured of an instance that does as planned, split
-// where a time class of the plan begins or ends.
-func (p *Plan) plannedUsage(period metering.Window, planned Planned) []metering.Usage {
+// bill is the lines of a period in which an instance does as planned, and what
+// they sum to.
+func bill(period metering.Window, parts []InForce, planned Planned) (lines []Line, sum money.Amount, unrated []Unrated, err error) {
 	off := period.End
 	if planned.Running < period.Length() {
 		off = period.Start.Add(max(planned.Running, 0))
 	}
+	var usage []metering.Usage
+	for _, part := range parts {
+		usage = append(usage, part.Plan.plannedUsage(part.Window, off, planned.Labels)...)
+	}
+	results, err := RateParts(period, parts, usage)
+	if err != nil {
+		return nil, sum, nil, err
+	}
+	sum.Currency = parts[0].Plan.Currency
+	for _, r := range results {
+		own, err := r.Lines()
+		if err != nil {
+			return nil, sum, nil, err
+		}
+		for i := range own {
+			if sum, err = sum.Add(own[i].Net); err != nil {
+				return nil, sum, nil, err
+			}
+		}
+		lines, unrated = append(lines, own...), append(unrated, r.Unrated...)
+	}
+	return lines, sum, unrated, nil
+}
+
+// plannedUsage is what is measured within a window of an instance that runs until
+// off and stays switched off then, split where a time class of the plan begins or ends.
+func (p *Plan) plannedUsage(window metering.Window, off time.Time, labels metering.Labels) []metering.Usage {
 	var all []metering.Usage
-	start := period.Start
-	for _, end := range append(p.Boundaries(period), period.End) {
+	start := window.Start
+	for _, end := range append(p.Boundaries(window), window.End) {
 		on := end
 		if off.Before(on) {
 			on = off
 		}
 		if on.After(start) {
 			w := metering.Window{Start: start, End: on}
-			all = append(all, p.runningUsage(planned.Labels, w, uint64(w.Length().Milliseconds()))...)
+			all = append(all, p.runningUsage(labels, w, uint64(w.Length().Milliseconds()))...)
 			start = on
 		}
 		if end.After(start) {
-			all = append(all, plannedOne(metering.InstanceStopped, planned.Labels, metering.Window{Start: start, End: end}, 1,
+			all = append(all, plannedOne(metering.InstanceStopped, labels, metering.Window{Start: start, End: end}, 1,
 				uint64(end.Sub(start).Milliseconds())))
 		}
 		start = end

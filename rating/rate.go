@@ -78,14 +78,20 @@ func (c *charging) component(name string, usage []metering.Usage) error {
 	resources := len(c.result.Charges)
 	for i := range c.rates {
 		if r := &c.rates[i]; r.Component == name && r.Minimum.For == ForTenant && !r.minimum.IsZero() {
-			c.open(i, "") // a commitment is charged without usage
+			c.open(i, &c.tenant[i]) // a commitment is charged without usage
 		}
 	}
 	c.close(c.tenant, all)
+	c.closeLike(resources, all)
 	if len(c.result.Charges) > resources {
 		// Resources came by id, and their rates in the plan's order; pools go first.
 		own, pools := c.result.Charges[first:resources], c.result.Charges[resources:]
 		c.result.Charges = slices.Concat(c.result.Charges[:first], pools, own)
+	}
+	for i := range c.rates {
+		if r := &c.rates[i]; r.Component == name && r.TenantCap.Set {
+			r.boundTenant(c.result.Charges[first:])
+		}
 	}
 	return nil
 }
@@ -94,11 +100,18 @@ func (c *charging) component(name string, usage []metering.Usage) error {
 type charging struct {
 	*Rater
 	result Result
-	main   bool    // the component at hand is the one that usage must have a rate of
-	own    []pool  // by rate, of the resource at hand
-	tenant []pool  // by rate, over the tenant
+	main   bool   // the component at hand is the one that usage must have a rate of
+	own    []pool // by rate, of the resource at hand
+	tenant []pool // by rate, over the tenant
+	like   map[likeKey]*pool
 	starts []Start // room for the first start of each charge
 	parts  []Part  // room for the parts of some charges
+}
+
+// likeKey is a rate that pools like resources, and what they have in common.
+type likeKey struct {
+	rate   int
+	labels metering.Labels
 }
 
 // pool is a charge in the making: everything that is added up before steps and cap.
@@ -152,7 +165,7 @@ func (c *charging) start(stretches []*stretch) {
 		return
 	}
 	var covered, added Exact
-	var of *Rate
+	var of *priced
 	if ruling != nil {
 		if !ruling.end().Before(last.end()) {
 			last = ruling
@@ -161,14 +174,14 @@ func (c *charging) start(stretches []*stretch) {
 		paid := rate.lifelong(before)
 		covered = paid.Sub(exactly(before))
 		added = rate.lifelong(life.whole).Sub(larger(life, paid))
-		of = rate.Rate
+		of = rate
 	}
 	for _, s := range stretches {
 		if s.rate < 0 && !c.main {
 			continue
 		}
 		entry := Start{Resource: s.resource, Meter: s.fit.meter, Start: s.start, Before: before, Measured: s.measured,
-			Covered: smaller(covered, exactly(s.measured)), Windows: s.windows}
+			Covered: smaller(covered, exactly(s.measured)), Windows: s.windows, life: before.Add(measured), ruling: of, last: s == last}
 		covered = covered.Sub(entry.Covered)
 		if s == last {
 			entry.Added = added
@@ -201,10 +214,11 @@ func (r *priced) least(q Exact, of For) Exact {
 	return q
 }
 
-func (c *charging) unrated(s *stretch, added Exact, of *Rate) {
+func (c *charging) unrated(s *stretch, added Exact, of *priced) {
 	u := Unrated{Resource: s.resource, Meter: s.fit.meter, Labels: s.fit.labels, Quantity: s.measured}
+	u.Labels.Created = ""
 	if !added.IsZero() {
-		u.Added, u.Of = added, of
+		u.Added, u.Of = added, of.Rate
 	}
 	list := c.result.Unrated
 	for i := len(list) - 1; i >= 0 && list[i].Resource == u.Resource && list[i].Meter == u.Meter; i-- {
@@ -222,36 +236,63 @@ const room = 64
 
 // enter adds a start's stretch up where its rate does.
 func (c *charging) enter(s *stretch, entry Start) {
-	rate, resource := &c.rates[s.rate], s.resource
-	if rate.Pool == PoolTenant {
-		resource = ""
+	rate, p, side := &c.rates[s.rate], &c.own[s.rate], 0
+	switch rate.Pool {
+	case PoolTenant:
+		p = &c.tenant[s.rate]
+	case PoolLike:
+		p = c.poolLike(s.rate, &s.fit.labels)
 	}
-	p, side := c.open(s.rate, resource), 0
+	c.open(s.rate, p)
+	if rate.Pool == PoolResource {
+		p.charge.Resource = s.resource
+	}
 	if s.fit.meter == rate.OrHigher {
 		side = 1
 	}
 	p.add(side, entry)
-	if rate.Percentile > 0 {
+	if rate.BySlots() {
 		c.addTraffic(p, side, s)
 	}
 }
 
-// open is the pool of a rate and a resource, "" for the tenant's.
-func (c *charging) open(rate int, resource metering.ResourceID) *pool {
-	p := &c.own[rate]
-	if resource == "" {
-		p = &c.tenant[rate]
+// poolLike is the pool of a rate for all that has the labels in common.
+func (c *charging) poolLike(rate int, labels *metering.Labels) *pool {
+	if c.like == nil {
+		c.like = make(map[likeKey]*pool)
 	}
+	k := likeKey{rate, only(c.rates[rate].Like, labels)}
+	if c.like[k] == nil {
+		c.like[k] = &pool{charge: Charge{Like: k.labels}}
+	}
+	return c.like[k]
+}
+
+// closeLike is close of pools of like resources; they come after the charges
+// before first, in the plan's order, and there by labels.
+func (c *charging) closeLike(first int, stretches []*stretch) {
+	if len(c.like) == 0 {
+		return
+	}
+	for _, p := range c.like {
+		c.close([]pool{*p}, stretches)
+	}
+	c.like = nil
+	slices.SortFunc(c.result.Charges[first:], func(a, b Charge) int {
+		return cmp.Or(cmp.Compare(a.index, b.index), compareLabels(&a.Like, &b.Like))
+	})
+}
+
+// open makes a rate's pool ready where it is not.
+func (c *charging) open(rate int, p *pool) {
 	if !p.used {
 		if len(c.starts) == 0 {
 			c.starts = make([]Start, room)
 		}
 		p.used = true
-		charge := &p.charge // empty so far
-		charge.Rate, charge.Resource, charge.index = c.rates[rate].Rate, resource, rate
-		charge.Starts, c.starts = c.starts[:0:1], c.starts[1:]
+		p.charge.Rate, p.charge.index, p.charge.rate = c.rates[rate].Rate, rate, &c.rates[rate]
+		p.charge.Starts, c.starts = c.starts[:0:1], c.starts[1:]
 	}
-	return p
 }
 
 func (p *pool) add(side int, s Start) {
@@ -283,26 +324,32 @@ func (c *charging) price(p *pool, stretches []*stretch) {
 	share, whole := metering.Thousandths(1), metering.Thousandths(1)
 	if rate.prorates() {
 		share, whole = p.share(rate.all, stretches)
+		charge.Portion = Portion{share, whole}
 	}
 	side := 0
 	if p.billable[1].Cmp(p.billable[0]) > 0 {
 		side = 1
 	}
 	charge.Measured, charge.Billable = p.measured[side], p.billable[side]
-	if p.traffic != nil {
-		c.percentile(p)
+	if rate.BySlots() && p.traffic != nil {
+		c.rank(p)
 	}
-	rate.raise(charge)
+	rate.raise(charge, c.grandfathered(rate))
 	rest := charge.Billable
 	if !rate.included.IsZero() {
-		granted := rate.allowance(c.Rater, p.resources, share, whole, stretches)
-		charge.Allowance = &Allowance{Granted: granted, Used: smaller(granted, rest)}
-		rest = rest.Sub(granted)
+		a := &Allowance{Each: rate.included, Portion: rate.allowance(c.Rater, p, share, whole, stretches)}
+		a.Granted = a.Each.part(a.Portion.Of, a.Portion.Whole)
+		a.Used = smaller(a.Granted, rest)
+		charge.Allowance, rest = a, rest.Sub(a.Granted)
 	}
 	if cap(c.parts) < len(rate.steps) {
 		c.parts = make([]Part, 0, room+len(rate.steps))
 	}
-	charge.Parts = rate.parts(c.parts[:0], rest)
+	if rate.Tiers == Sustained {
+		charge.Parts = rate.sustained(c.parts[:0], charge.Slots)
+	} else {
+		charge.Parts = rate.parts(c.parts[:0], rest)
+	}
 	charge.Parts = charge.Parts[:len(charge.Parts):len(charge.Parts)]
 	c.parts = c.parts[len(charge.Parts):cap(c.parts)]
 	if rate.Cap.Set {

@@ -21,6 +21,7 @@ type Rater struct {
 	rates      []priced
 	components []string   // mainComponent first
 	timelines  []timeline // of the calendars that rates name
+	ages       []string   // the instants of creation that rates tell apart, rising
 }
 
 // mainComponent is the component that usage must have a rate of, else it is unrated.
@@ -35,6 +36,8 @@ type priced struct {
 	included, month      Exact
 	capUnits             Exact
 	capMoney             money.Fraction
+	tenantCapUnits       Exact
+	tenantCapMoney       money.Fraction
 }
 
 type pricedStep struct {
@@ -65,10 +68,15 @@ func (p *Plan) forPart(period, window metering.Window) (*Rater, error) {
 			return nil, fmt.Errorf("plan %s: rate %s: %w", p.Name, p.Rates[i].ID, err)
 		}
 		r.rates = append(r.rates, rate)
+		if from := rate.Where.CreatedFrom; from != "" {
+			r.ages = append(r.ages, from) // where one rate ends, another begins
+		}
 		if !slices.Contains(r.components, rate.Component) {
 			r.components = append(r.components, rate.Component)
 		}
 	}
+	slices.Sort(r.ages)
+	r.ages = slices.Compact(r.ages)
 	return r, nil
 }
 
@@ -86,6 +94,9 @@ func (r *Rater) price(rate *Rate) (priced, error) {
 		month:       r.quantity(rate.Included.Month),
 		capUnits:    r.share(r.quantity(rate.Cap.Units)),
 		capMoney:    money.Frac(rate.Cap.Nano, 1_000_000_000).Mul(r.part()),
+
+		tenantCapUnits: r.share(r.quantity(rate.TenantCap.Units)),
+		tenantCapMoney: money.Frac(rate.TenantCap.Nano, 1_000_000_000).Mul(r.part()),
 	}
 	if rate.Included.Per != PerInstanceMonth {
 		p.included = r.share(p.included)
@@ -154,26 +165,31 @@ func (r *Rater) quantity(s Span) Exact {
 	return quotient(num.Mul(num, new(big.Int).SetUint64(s.Thousandths)), den)
 }
 
-// CapBelowMinimum reports whether one start of the rate's minimum alone costs
-// more than its cap allows, in a month of 28 days, where it costs most.
-func (p *Plan) CapBelowMinimum(r *Rate) (bool, error) {
+// CapBelowMinimum is the cap of the rate that one start of its minimum alone
+// costs more than, in a month of 28 days, where it costs most; nil for none.
+func (p *Plan) CapBelowMinimum(r *Rate) (*Cap, error) {
 	february := time.Date(2027, 2, 1, 0, 0, 0, 0, time.UTC)
 	month := metering.Window{Start: february, End: february.AddDate(0, 1, 0)}
 	rater := Rater{plan: p, period: month, window: month, seconds: 28 * 86400}
 	rate, err := rater.price(r)
-	if err != nil {
-		return false, err
-	}
-	if !r.Cap.Set || r.Minimum.IsZero() {
-		return false, nil
+	if err != nil || r.Minimum.IsZero() {
+		return nil, err
 	}
 	one := metering.Thousandths(1)
 	parts := rate.parts(nil, rate.minimum)
-	rate.bound(parts, one, one)
-	for _, p := range parts {
-		if p.Allowance.Sign() > 0 {
-			return true, nil
+	for _, c := range []struct {
+		cap   *Cap
+		units Exact
+		money money.Fraction
+	}{{&r.Cap, rate.capUnits, rate.capMoney}, {&r.TenantCap, rate.tenantCapUnits, rate.tenantCapMoney}} {
+		if !c.cap.Set {
+			continue
+		}
+		rate.capUnits, rate.capMoney = c.units, c.money
+		rate.bound(parts, one, one)
+		if slices.ContainsFunc(parts, func(p Part) bool { return p.Allowance.Sign() > 0 }) {
+			return c.cap, nil
 		}
 	}
-	return false, nil
+	return nil, nil
 }

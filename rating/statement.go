@@ -1,6 +1,7 @@
 package rating
 
 import (
+	"strings"
 	"time"
 
 	"github.com/usance/usance/metering"
@@ -20,7 +21,7 @@ type Statement struct {
 	Unrated  []StatementUnrated `json:"unrated"`
 }
 
-// StatementPeriod is the period rated.
+// StatementPeriod is the period rated, or the part of it.
 type StatementPeriod struct {
 	Start time.Time `json:"start"`
 	End   time.Time `json:"end"`
@@ -28,7 +29,8 @@ type StatementPeriod struct {
 
 // StatementLine is what one resource owes under one rate.
 type StatementLine struct {
-	Resource metering.ResourceID `json:"resource"` // "" for a pooled rate
+	Resource metering.ResourceID `json:"resource"`       // "" for a pooled rate
+	Like     string              `json:"like,omitempty"` // what the resources have in common, of a rate that pools like ones
 	Rate     string              `json:"rate"`
 	Meter    metering.Meter      `json:"meter"`
 	Quantity string              `json:"quantity"` // as measured, in Unit
@@ -53,7 +55,7 @@ type StatementUnrated struct {
 func (r *Result) Statement(explain bool) *Statement {
 	s := &Statement{
 		Plan: r.Plan.Name, Currency: r.Plan.Currency,
-		Period:  StatementPeriod{r.Period.Start.UTC(), r.Period.End.UTC()},
+		Period:  StatementPeriod{r.Window.Start.UTC(), r.Window.End.UTC()},
 		Lines:   make([]StatementLine, len(r.Charges)),
 		Unrated: make([]StatementUnrated, 0, len(r.Unrated)),
 	}
@@ -78,6 +80,20 @@ func (r *Result) Statement(explain bool) *Statement {
 	return s
 }
 
+// likeText is "flavor n1, region eu", "" where nothing is in common.
+func (c *Charge) likeText() string {
+	if c.Rate.Pool != PoolLike {
+		return ""
+	}
+	l := &c.Like
+	var words []string
+	for _, name := range c.Rate.Like {
+		value := map[string]string{"flavor": l.Flavor, "image": l.Image, "region": l.Region, "host_class": l.HostClass}[name]
+		words = append(words, name+" "+value)
+	}
+	return strings.Join(words, ", ")
+}
+
 // state fills in the lines of one rate and returns what they sum to.
 func (r *Result) state(s *Statement, rate *Rate, explain bool) money.Sum {
 	var of []int
@@ -92,10 +108,10 @@ func (r *Result) state(s *Statement, rate *Rate, explain bool) money.Sum {
 	}
 	whole, shares := money.SumShares(exact, r.Plan.Currency, r.Plan.Rounding)
 	unit, _ := rate.Meter.BaseUnit()
-	round := Derivation{Rule: "share", Of: sum.Text(), Whole: whole.String(), Rounding: r.Plan.Rounding.String()}
+	round := Derivation{Rule: "share", All: sum.Text(), Whole: whole.String(), Rounding: r.Plan.Rounding.String()}
 	for k, i := range of {
 		c := &r.Charges[i]
-		line := StatementLine{c.Resource, rate.ID, rate.Meter, c.Measured.String(), unit, shares[k].String(), nil}
+		line := StatementLine{c.Resource, c.likeText(), rate.ID, rate.Meter, c.Measured.String(), unit, shares[k].String(), nil}
 		if explain {
 			line.Steps = append(c.Explain(), round.share(c.Exact, shares[k], len(of) > 1))
 		}

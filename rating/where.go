@@ -41,6 +41,24 @@ func (w *Where) sameAge(o *Where) bool {
 	return (w.CreatedBefore == "" || o.CreatedFrom < w.CreatedBefore) && (o.CreatedBefore == "" || w.CreatedFrom < o.CreatedBefore)
 }
 
+// only is the labels without those that names does not have, as Labels names
+// them in JSON.
+func only(names []string, l *metering.Labels) (some metering.Labels) {
+	for _, name := range names {
+		switch name {
+		case "flavor":
+			some.Flavor = l.Flavor
+		case "image":
+			some.Image = l.Image
+		case "region":
+			some.Region = l.Region
+		case "host_class":
+			some.HostClass = l.HostClass
+		}
+	}
+	return some
+}
+
 func allows(list []string, value string) bool {
 	return len(list) == 0 || slices.Contains(list, value)
 }

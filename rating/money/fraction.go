@@ -142,6 +142,11 @@ func (f Fraction) Mul(g Fraction) Fraction {
 	return Fraction{large: f.Rat().Mul(f.Rat(), g.Rat())}
 }
 
+// Over is f ÷ g, which is not 0.
+func (f Fraction) Over(g Fraction) Fraction {
+	return f.Mul(FracRat(new(big.Rat).Inv(g.Rat())))
+}
+
 // Times is f × the quantity, whose thousandths count as whole.
 func (f Fraction) Times(q metering.Quantity) Fraction {
 	if f.large == nil && f.hi == 0 {

@@ -20,7 +20,11 @@ func (d *decoder) discounts(n *yaml.Node, plan *rating.Plan) []rating.Discount {
 	}
 	var list []rating.Discount
 	for _, item := range n.Content {
-		list = append(list, d.discount(item, plan))
+		one := d.discount(item, plan)
+		if slices.ContainsFunc(slices.Concat(plan.Discounts, list), func(o rating.Discount) bool { return o.Name == one.Name }) && one.Name != "" {
+			d.errorf(item, "a second discount %s; give it a name of its own", one.Name)
+		}
+		list = append(list, one)
 	}
 	return list
 }

@@ -40,16 +40,20 @@
 //	where        {flavor, image, region, host_class, time}: a value or a list each
 //	price        0.0075 per hour; 0.01 per 100 GiB; or steps
 //	steps        [{up to: 10 TiB, price: …}, …, {price: …}]
-//	tiers        graduated (each part in its step), volume (all in one step) or
-//	             package (graduated by started price units)
-//	pool         resource or tenant: over what usage is added up
+//	tiers        graduated (each part in its step), volume (all in one step),
+//	             package (graduated by started price units) or sustained (steps of
+//	             time, up to: 0.25 month: the slots of the period are ranked by
+//	             usage, and the highest are priced in the first step)
+//	pool         resource, tenant, or a list of labels: over what usage is added up;
+//	             [region, flavor] is over all resources that have both in common
 //	minimum      60 s; 0.01 EUR; [60 s, 0.01 EUR], the larger; per start (default),
 //	             per resource, or per tenant, which is due without usage too; a start
 //	             counts as a whole, also what of it no rate fits
 //	granularity  1 h, per start (default) or per resource: started units count
 //	included     500 GiB, per tenant, per resource, per instance-month or
 //	             per instance-month(672 h)
-//	cap          4.90 per month, or in units: 672 h
+//	cap          4.90 per month, or in units: 672 h; 50.00 per month per tenant is of
+//	             all resources of a rate that does not pool them; or a list of both
 //	on_resize    prorate or restart: each flavor of a resource has a share of cap and
 //	             allowance, by usage of the rate's own meter as far as rates rate it
 //
@@ -60,6 +64,7 @@
 //
 // Some rules that need no word of their own: a price list in another currency
 // is another plan; a commitment is a minimum per tenant with its price as the
-// first step; sustained use is steps of parts of a month; a fee by the time is
+// first step; sustained use of each resource for itself is steps of parts of a
+// month; a fee by the time is
 // a price per month; a fee that is charged whole is a package of a month.
 package planfile

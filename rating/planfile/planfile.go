@@ -101,9 +101,9 @@ func (d *decoder) together(plan *rating.Plan, places []*yaml.Node, flavors map[s
 		below, err := plan.CapBelowMinimum(r)
 		if err != nil {
 			d.errorf(places[i], "%v", err)
-		} else if below {
+		} else if below != nil {
 			d.errorf(places[i], "rate %s: the cap %s is below what the minimum %s costs; raise the cap or lower the minimum",
-				r.ID, r.Cap.Text, r.Minimum.Text)
+				r.ID, below.Text, r.Minimum.Text)
 		}
 		for _, name := range r.Where.Flavor {
 			if len(plan.Flavors) > 0 && flavors[name] == nil {

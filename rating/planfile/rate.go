@@ -31,15 +31,18 @@ func (d *decoder) rate(n *yaml.Node, plan *rating.Plan) rating.Rate {
 		"percentile":  nil,
 		"where":       func(n *yaml.Node) { r.Where = d.where(n, plan) },
 		"price":       func(n *yaml.Node) { price = n },
-		"tiers":       func(n *yaml.Node) { r.Tiers = rating.Tiers(d.choice(n, "graduated", "volume", "package")) },
+		"tiers":       func(n *yaml.Node) { r.Tiers = rating.Tiers(d.choice(n, "graduated", "volume", "package", "sustained")) },
 		"steps":       func(n *yaml.Node) { steps = n },
-		"pool":        func(n *yaml.Node) { r.Pool = rating.Pool(d.choice(n, "resource", "tenant")) },
+		"pool":        func(n *yaml.Node) { r.Pool, r.Like = d.pool(n) },
 		"minimum":     nil,
 		"granularity": nil,
 		"included":    nil,
-		"cap":         func(n *yaml.Node) { r.Cap = d.cap(n, base) },
+		"cap":         nil,
 		"on_resize":   func(n *yaml.Node) { r.OnResize = rating.OnResize(d.choice(n, "prorate", "restart")) },
 	}, "id", "meter")
+	if c := child(n, "cap"); c != nil && known {
+		d.caps(c, base, &r)
+	}
 	if in := child(n, "included"); in != nil && known {
 		r.Included = d.included(in, base, r.Pool)
 	}
@@ -61,12 +64,54 @@ func (d *decoder) rate(n *yaml.Node, plan *rating.Plan) rating.Rate {
 		}
 		r.Steps = []rating.Step{d.price(price, base)}
 	default:
-		r.Steps = d.steps(steps, base)
+		upTo := base
+		if r.Tiers == rating.Sustained {
+			upTo = "s"
+		}
+		r.Steps = d.steps(steps, base, upTo)
 	}
 	if r.Percentile > 0 && (!r.Granularity.IsZero() || !r.Minimum.IsZero() && r.Minimum.For != rating.ForTenant) {
 		d.errorf(n, "a percentile has no starts, so neither granularity nor minimum apply, but one per tenant")
 	}
+	if r.Tiers == rating.Sustained {
+		d.checkSustained(n, &r, base)
+	}
 	return r
+}
+
+// checkSustained refuses what has no meaning where slots are ranked.
+func (d *decoder) checkSustained(n *yaml.Node, r *rating.Rate, base string) {
+	switch {
+	case !strings.HasSuffix(base, "s"):
+		d.errorf(n, "sustained use is of a meter in s, vCPU·s or MiB·s, and not in %s", base)
+	case r.Percentile > 0 || r.OrHigher != "":
+		d.errorf(n, "a percentile ranks slots itself; tiers sustained go without percentile and or_higher")
+	case !r.Granularity.IsZero() || !r.Minimum.IsZero() || !r.Included.Amount.IsZero():
+		d.errorf(n, "tiers sustained rank slots, so granularity, minimum and included have nothing to apply to")
+	}
+}
+
+// pool reads "resource", "tenant", or the labels that like resources have in
+// common: "region", "[region, flavor]".
+func (d *decoder) pool(n *yaml.Node) (rating.Pool, []string) {
+	if s, ok := n.Value, n.Kind == yaml.ScalarNode; ok && (s == "resource" || s == "tenant") {
+		return rating.Pool(d.choice(n, "resource", "tenant")), nil
+	}
+	words := []string{"flavor", "image", "region", "host_class"}
+	var like []string
+	for _, item := range d.list(n) {
+		switch s, ok := d.scalar(item); {
+		case !ok:
+		case !slices.Contains(words, s):
+			d.errorf(item, "%q is nothing to pool over; resource and tenant are, and lists of %s", s, quoted(words))
+		case slices.Contains(like, s):
+			d.errorf(item, "%q stands in this list already", s)
+		default:
+			like = append(like, s)
+		}
+	}
+	slices.Sort(like)
+	return rating.PoolLike, like
 }
 
 // percentile reads "95", "95 of valid days".
@@ -183,9 +228,9 @@ func (d *decoder) price(n *yaml.Node, base string) rating.Step {
 }
 
 // steps reads the steps of a rate: rising, the last without an end.
-func (d *decoder) steps(n *yaml.Node, base string) []rating.Step {
+func (d *decoder) steps(n *yaml.Node, base, ends string) []rating.Step {
 	if n.Kind != yaml.SequenceNode || len(n.Content) == 0 {
-		d.errorf(n, "steps must be a list such as [{up to: %s, price: %s}, {price: …}]", examples[base], priceExamples[base])
+		d.errorf(n, "steps must be a list such as [{up to: %s, price: %s}, {price: …}]", examples[ends], priceExamples[base])
 		return nil
 	}
 	var steps []rating.Step
@@ -205,7 +250,7 @@ func (d *decoder) steps(n *yaml.Node, base string) []rating.Step {
 		case i < last && upTo == nil:
 			d.errorf(item, "only the last step goes without up to")
 		case upTo != nil:
-			step.UpTo = d.span(upTo, base)
+			step.UpTo = d.span(upTo, ends)
 			if i > 0 && !step.UpTo.IsZero() && !steps[i-1].UpTo.IsZero() && !above(step.UpTo, steps[i-1].UpTo) {
 				d.errorf(upTo, "steps out of order: up to %s does not lie above up to %s before it", step.UpTo.Text, steps[i-1].UpTo.Text)
 			}
@@ -317,16 +362,33 @@ func (d *decoder) included(n *yaml.Node, base string, pool rating.Pool) rating.I
 	return in
 }
 
-// cap reads "4.90 per month", "4.90", "672 h", "672 h per month".
-func (d *decoder) cap(n *yaml.Node, base string) rating.Cap {
-	s, ok := d.scalar(n)
-	if !ok || base == "" {
-		return rating.Cap{}
+// caps reads one cap, or one of each pool and one of the tenant.
+func (d *decoder) caps(n *yaml.Node, base string, r *rating.Rate) {
+	for _, item := range d.list(n) {
+		s, ok := d.scalar(item)
+		if !ok {
+			continue
+		}
+		to, bound := &r.Cap, s
+		if of, tenant := strings.CutSuffix(s, " per tenant"); tenant {
+			if bound = of; r.Pool != rating.PoolTenant {
+				to = &r.TenantCap
+			}
+		}
+		if to.Set {
+			d.errorf(item, "a second cap of the same; 4.90 per month and 50.00 per month per tenant go together where resources are not pooled")
+		}
+		*to = d.cap(item, bound, base)
+		to.Text = s
 	}
-	c := rating.Cap{Set: true, Text: s}
+}
+
+// cap reads "4.90 per month", "4.90", "672 h", "672 h per month".
+func (d *decoder) cap(n *yaml.Node, s, base string) rating.Cap {
+	c := rating.Cap{Set: true}
 	bound, per, dated := strings.Cut(s, " per ")
 	if per = strings.TrimSpace(per); dated && per != "month" {
-		d.errorf(n, "a cap per %q is not known; 4.90 per month is, and 672 h", per)
+		d.errorf(n, "a cap per %q is not known; 4.90 per month is, 672 h, and 50.00 per month per tenant", per)
 		return c
 	}
 	var err error
