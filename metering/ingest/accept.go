@@ -32,7 +32,11 @@ func (h *Handler) Accept(ctx context.Context, all []Quarantined) error {
 			b.Registers[reg] = append(b.Registers[reg], v)
 		}
 	}
-	return h.rows.add(ctx, len(all), func(rows *metering.Columns) { appendRows(rows, &b, epochs, received) })
+	wait, err := h.rows.add(ctx, len(all), func(rows *metering.Columns) { appendRows(rows, &b, epochs, received) })
+	if err != nil {
+		return err
+	}
+	return wait()
 }
 
 // Acceptable says of each reading why Accept would refuse it, nil where it would

@@ -12,8 +12,9 @@ import (
 // The rows of many hosts go into one insert: ClickHouse likes few large ones.
 const (
 	flushRows      = 10_000                 // from here on an insert does not wait for more
-	flushDelay     = 200 * time.Millisecond // nor longer than this after its first row
+	flushDelay     = 500 * time.Millisecond // nor longer than this after its first row
 	maxInserts     = 2                      // at once; meanwhile the next one grows
+	maxInsertRows  = 50_000                 // to this; then one after it begins
 	maxWaitingRows = 200_000                // not yet stored; beyond, ErrBusy
 	insertTimeout  = time.Minute            // then all its requests fail and are sent again
 )
@@ -42,38 +43,43 @@ type group struct {
 // columns is memory for rows.
 var columns = sync.Pool{New: func() any { return new(metering.Columns) }}
 
-// add inserts n rows, which appendTo appends, together with those of others. It
-// returns when they are durable, could not be stored, or ctx ended (they may be
-// stored then); ErrBusy when too many wait.
-func (c *coalescer) add(ctx context.Context, n int, appendTo func(*metering.Columns)) error {
+// add puts n rows, which appendTo appends, in line to be inserted together with
+// those of others; ErrBusy when too many wait. Then wait must be called: it returns
+// when they are durable, could not be stored, or ctx ended (they may be stored then).
+func (c *coalescer) add(ctx context.Context, n int, appendTo func(*metering.Columns)) (wait func() error, err error) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.waiting+n > maxWaitingRows {
-		c.mu.Unlock()
-		return fmt.Errorf("%w: %d rows", ErrBusy, maxWaitingRows)
+		return nil, fmt.Errorf("%w: %d rows", ErrBusy, maxWaitingRows)
 	}
 	c.waiting += n
+	if c.open != nil && c.open.rows.Len()+n > maxInsertRows {
+		c.open = nil
+	}
 	g, first := c.open, c.open == nil
 	if first {
 		g = &group{rows: columns.Get().(*metering.Columns), full: make(chan struct{}), done: make(chan struct{})}
 		c.open = g
 	}
+	had := g.rows.Len()
 	appendTo(g.rows)
-	if g.rows.Len() >= flushRows {
-		c.open = nil
+	if had < flushRows && g.rows.Len() >= flushRows {
 		close(g.full)
 	}
-	c.mu.Unlock()
-
 	if first {
-		c.lead(context.WithoutCancel(ctx), g) // the others' rows do not depend on this request
-		return g.err
+		return func() error {
+			c.lead(context.WithoutCancel(ctx), g) // the others' rows do not depend on this request
+			return g.err
+		}, nil
 	}
-	select {
-	case <-g.done:
-		return g.err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return func() error {
+		select {
+		case <-g.done:
+			return g.err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}, nil
 }
 
 // lead waits until the group is full or old enough, and inserts it.

@@ -9,9 +9,10 @@ import (
 	"github.com/usance/usance/metering"
 )
 
-// maxCachedEpochs bounds a generation of the cache: at about 500 bytes each, both
-// generations take at most 50 MB. An epoch that falls out is asked for again.
-const maxCachedEpochs = 50_000
+// maxCachedEpochs bounds a generation of the cache: at about 1 kB each, both
+// generations take at most 400 MB. An epoch that falls out is asked for again; when
+// more are in use than fit in one generation, all of them fall out all the time.
+const maxCachedEpochs = 200_000
 
 // cachedEpoch is a registered epoch and its lease as it was read at checked.
 type cachedEpoch struct {

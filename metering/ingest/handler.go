@@ -20,8 +20,9 @@ const Path = "/v1/readings"
 
 // What holds the memory of all requests within bounds. Beyond, 503 is answered.
 const (
-	maxRequests = 256 // at once, from reading the body to the answer
-	maxDecoding = 4   // at once; the others wait
+	maxRequests = 10_000 // at once, from authentication to the answer: nearly all of them wait for an insert
+	maxBodies   = 256    // at once, until their rows are in line; the others wait
+	maxDecoding = 4      // at once; the others wait
 )
 
 var (
@@ -126,6 +127,7 @@ type Response struct {
 type Handler struct {
 	cfg      Config
 	requests chan struct{}
+	bodies   chan struct{}
 	decoding chan struct{}
 	known    epochCache
 	rows     coalescer
@@ -144,6 +146,7 @@ func New(cfg Config) (*Handler, error) {
 	return &Handler{
 		cfg:      cfg,
 		requests: make(chan struct{}, maxRequests),
+		bodies:   make(chan struct{}, maxBodies),
 		decoding: make(chan struct{}, maxDecoding),
 		rows:     coalescer{insert: cfg.Insert, inserts: make(chan struct{}, maxInserts)},
 	}, nil
@@ -179,35 +182,50 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) (Response, error
 	default:
 		return Response{}, fmt.Errorf("%w: %d requests", ErrBusy, maxRequests)
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, wire.MaxBodyBytes))
-	if errors.As(err, new(*http.MaxBytesError)) {
-		err = errTooLarge
+	response, wait, err := h.read(w, r, host)
+	if err == nil {
+		err = wait()
 	}
-	if err != nil {
-		return Response{}, fmt.Errorf("read the body of host %s: %w", host, err)
-	}
-	response, err := h.decodeAndTake(r.Context(), host, body)
 	if err != nil {
 		return Response{}, fmt.Errorf("readings of host %s: %w", host, err)
 	}
 	return response, nil
 }
 
+// read reads a body and takes what is in it, of which nothing is in memory when
+// it has returned but the rows in line; see take.
+func (h *Handler) read(w http.ResponseWriter, r *http.Request, host metering.HostID) (Response, func() error, error) {
+	select {
+	case h.bodies <- struct{}{}:
+		defer func() { <-h.bodies }()
+	case <-r.Context().Done():
+		return Response{}, nil, r.Context().Err()
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, wire.MaxBodyBytes))
+	if errors.As(err, new(*http.MaxBytesError)) {
+		err = errTooLarge
+	}
+	if err != nil {
+		return Response{}, nil, fmt.Errorf("read the body: %w", err)
+	}
+	return h.decodeAndTake(r.Context(), host, body)
+}
+
 // batches is memory for decoded bodies.
 var batches = sync.Pool{New: func() any { return new(wire.Batch) }}
 
-func (h *Handler) decodeAndTake(ctx context.Context, host metering.HostID, body []byte) (Response, error) {
+func (h *Handler) decodeAndTake(ctx context.Context, host metering.HostID, body []byte) (Response, func() error, error) {
 	b := batches.Get().(*wire.Batch)
 	defer batches.Put(b)
 	select {
 	case h.decoding <- struct{}{}:
 	case <-ctx.Done():
-		return Response{}, ctx.Err()
+		return Response{}, nil, ctx.Err()
 	}
 	err := wire.Decode(b, body)
 	<-h.decoding
 	if err != nil {
-		return Response{}, err
+		return Response{}, nil, err
 	}
 	return h.take(ctx, host, b, time.Now().UTC())
 }

@@ -22,16 +22,21 @@ func (h *Handler) Take(ctx context.Context, host metering.HostID, batch *meterin
 	if err != nil {
 		return Response{}, fmt.Errorf("%w: %w", wire.ErrMalformed, err)
 	}
-	return h.decodeAndTake(ctx, host, body)
+	response, wait, err := h.decodeAndTake(ctx, host, body)
+	if err != nil {
+		return Response{}, err
+	}
+	return response, wait()
 }
 
 // take judges a batch and stores it: what is not accepted first, so that nothing
-// is answered for before it is kept. Refused readings are taken out of b.
-func (h *Handler) take(ctx context.Context, host metering.HostID, b *wire.Batch, received time.Time) (Response, error) {
+// is answered for before it is kept. Refused readings are taken out of b. The others
+// are durable when wait has returned nil; it must be called, and no longer needs b.
+func (h *Handler) take(ctx context.Context, host metering.HostID, b *wire.Batch, received time.Time) (_ Response, wait func() error, err error) {
 	response := Response{ServerTime: received}
 	epochs, err := h.standings(ctx, host, b.Epochs, received)
 	if err != nil {
-		return response, err
+		return response, nil, err
 	}
 	refused := judgeAll(host, b, epochs, received)
 	if len(refused) > 0 {
@@ -44,17 +49,21 @@ func (h *Handler) take(ctx context.Context, host metering.HostID, b *wire.Batch,
 		h.cfg.Log.Warn("readings are not accepted", "host", host, "quarantined", response.Quarantined,
 			"held", response.Held, "reason", refused[0].Reason, "detail", refused[0].Detail)
 		if err := h.cfg.Quarantine(ctx, refused); err != nil {
-			return response, fmt.Errorf("quarantine %d readings: %w", len(refused), err)
+			return response, nil, fmt.Errorf("quarantine %d readings: %w", len(refused), err)
 		}
 	}
 	response.Accepted = b.Len()
+	stored := func() error { return nil }
 	if b.Len() > 0 {
-		err = h.rows.add(ctx, b.Len(), func(rows *metering.Columns) { appendRows(rows, b, epochs, received) })
+		stored, err = h.rows.add(ctx, b.Len(), func(rows *metering.Columns) { appendRows(rows, b, epochs, received) })
 	}
-	if err == nil {
-		h.counts.taken(response, refused)
-	}
-	return response, err
+	return response, func() error {
+		err := stored()
+		if err == nil {
+			h.counts.taken(response, refused)
+		}
+		return err
+	}, err
 }
 
 // judgeAll takes the readings that are not accepted out of b and returns them.
