@@ -70,8 +70,11 @@ type Closing struct {
 	Seq         int // counts a tenant's closings from 1
 	Period      metering.Window
 	Cut         time.Time
-	Plan        string // the plan version that the period is rated under
+	Plan        string // the plan version that the period begins under
 	PlanVersion int
+	// PlanKnown is the newest version of the plan when the period was rated:
+	// mid-period versions up to it split the period.
+	PlanKnown int
 	// Unsettled is the start of the earliest period of which an amount is left
 	// out of all invoices so far; zero when there is none.
 	Unsettled time.Time

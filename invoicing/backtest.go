@@ -52,16 +52,16 @@ const (
 	LeakAfter  = "after"
 )
 
-// Add rates a tenant's usage of a period under both plans, which are in the
-// backtest's currency; usage is split at the time classes of both.
-func (b *Backtest) Add(tenant metering.TenantID, period metering.Window, before, after *rating.Plan, usage []metering.Usage) error {
+// Add rates a tenant's usage of a period under both sides' plans, which are in the
+// backtest's currency; usage is split at the ends of both.
+func (b *Backtest) Add(tenant metering.TenantID, before, after Rated, usage []metering.Usage) error {
 	flavors := map[metering.ResourceID]string{}
 	for _, u := range usage {
 		flavors[u.Resource] = u.Labels.Flavor // the last, where it was resized
 	}
 	row := Compared{Name: string(tenant), Before: money.Amount{Currency: b.Currency}, After: money.Amount{Currency: b.Currency}}
 	for _, side := range []struct {
-		plan *rating.Plan
+		Rated
 		name string
 		sum  *money.Amount
 		of   func(*Compared) *money.Amount
@@ -69,15 +69,11 @@ func (b *Backtest) Add(tenant metering.TenantID, period metering.Window, before,
 		{before, LeakBefore, &row.Before, func(c *Compared) *money.Amount { return &c.Before }},
 		{after, LeakAfter, &row.After, func(c *Compared) *money.Amount { return &c.After }},
 	} {
-		result, err := side.plan.Rate(period, usage)
+		bill, err := side.Bill(usage)
 		if err != nil {
-			return fmt.Errorf("rate %s of %s under plan %s: %w", period, tenant, side.plan.Name, err)
+			return fmt.Errorf("bill of %s: %w", tenant, err)
 		}
-		lines, err := result.Lines()
-		if err != nil {
-			return fmt.Errorf("rate %s of %s under plan %s: %w", period, tenant, side.plan.Name, err)
-		}
-		for _, l := range lines {
+		for _, l := range bill.Lines {
 			if err := b.addLine(&l, flavors, side.of); err != nil {
 				return err
 			}
@@ -85,7 +81,7 @@ func (b *Backtest) Add(tenant metering.TenantID, period metering.Window, before,
 				return err
 			}
 		}
-		b.leaks(tenant, side.name, result.Unrated)
+		b.leaks(tenant, side.name, bill.Unrated)
 	}
 	b.ByTenant = append(b.ByTenant, row)
 	var err error

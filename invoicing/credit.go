@@ -13,8 +13,8 @@ var (
 	ErrNoAccount = errors.New("tenant has no account")
 	// ErrCutOrder: a cut is not after the tenant's last one.
 	ErrCutOrder = errors.New("cut is not after the last cut")
-	// ErrNotBilled: a price plan says something that can be rated and not yet billed.
-	ErrNotBilled = errors.New("not billed yet")
+	// ErrMidPeriod: prices cannot change within a period at that instant.
+	ErrMidPeriod = errors.New("prices cannot change within a period then")
 	// ErrPeriodClosed: a price would change in a period that is invoiced.
 	ErrPeriodClosed = errors.New("a period is closed already")
 	// ErrNoBacktest: a backtest that cannot be made.

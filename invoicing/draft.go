@@ -6,16 +6,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/usance/usance/metering"
 	"github.com/usance/usance/rating"
 	"github.com/usance/usance/rating/money"
 )
-
-// Rated is a period and the plan version it is rated under.
-type Rated struct {
-	Period metering.Window
-	Plan   *rating.Plan
-}
 
 // Difference is what a line amounts to beyond the invoices so far.
 type Difference struct {
@@ -28,78 +21,21 @@ type Difference struct {
 // closing's included, and of earlier periods those of the same starts; lines
 // are those of earlier invoices in the periods. What nothing has changed in is
 // left out.
-func Differences(periods []Rated, segments []Segment, lines []LineItem) ([]Difference, []rating.Unrated, error) {
-	var all []Difference
-	var unrated []rating.Unrated
+func Differences(periods []Rated, segments []Segment, lines []LineItem) (all []Difference, found Findings, err error) {
 	for _, p := range periods {
-		result, err := p.Plan.Rate(p.Period, UsageOf(p.Period, segments))
+		bill, err := p.Bill(p.Usage(segments))
 		if err != nil {
-			return nil, nil, fmt.Errorf("rate %s under plan %s: %w", p.Period, p.Plan.Name, err)
+			return nil, found, err
 		}
-		charged, err := result.Lines()
+		found.Unrated = append(found.Unrated, bill.Unrated...)
+		found.Thin = append(found.Thin, bill.Thin...)
+		changed, err := subtract(p, bill.Lines, lines)
 		if err != nil {
-			return nil, nil, fmt.Errorf("rate %s under plan %s: %w", p.Period, p.Plan.Name, err)
-		}
-		unrated = append(unrated, result.Unrated...)
-		changed, err := subtract(p, charged, lines)
-		if err != nil {
-			return nil, nil, fmt.Errorf("bill %s under plan %s: %w", p.Period, p.Plan.Name, err)
+			return nil, found, fmt.Errorf("bill %s under plan %s: %w", p.Period, p.Parts[0].Plan.Name, err)
 		}
 		all = append(all, changed...)
 	}
-	return all, unrated, nil
-}
-
-// usageKey tells apart what rating tells apart.
-type usageKey struct {
-	resource metering.ResourceID
-	meter    metering.Meter
-	start    string
-	labels   metering.Labels
-	window   metering.Window
-}
-
-// startKey is what "before" is counted for.
-type startKey struct {
-	resource metering.ResourceID
-	meter    metering.Meter
-	start    string
-}
-
-// UsageOf is the usage that segments amount to in a period, in their order.
-// Before is that of the same start in earlier periods.
-func UsageOf(period metering.Window, segments []Segment) []metering.Usage {
-	var all []metering.Usage
-	at := map[usageKey]int{}
-	before := map[startKey]metering.Quantity{}
-	for _, s := range segments {
-		if s.Period.Start.After(period.Start) {
-			continue
-		}
-		for _, m := range s.meters() {
-			q := s.quantity(m, s.From, s.To)
-			if q.IsZero() {
-				continue
-			}
-			if s.Period.Start.Before(period.Start) {
-				k := startKey{s.Resource, m, s.Start}
-				before[k] = before[k].Add(q)
-				continue
-			}
-			k := usageKey{s.Resource, m, s.Start, s.Labels, s.Window}
-			i, ok := at[k]
-			if !ok {
-				i = len(all)
-				at[k] = i
-				all = append(all, metering.Usage{Resource: s.Resource, Meter: m, Window: s.Window, Labels: s.Labels, Start: s.Start})
-			}
-			all[i].Quantity = all[i].Quantity.Add(q)
-		}
-	}
-	for i := range all {
-		all[i].Before = before[startKey{all[i].Resource, all[i].Meter, all[i].Start}]
-	}
-	return all
+	return all, found, nil
 }
 
 // subtract is what the period's charges differ from its lines on earlier
@@ -140,7 +76,7 @@ func subtract(p Rated, charged []rating.Line, lines []LineItem) ([]Difference, e
 		}
 		d := Difference{LineItem{
 			Period: p.Period, Key: key, Rate: earlier[0].Rate, Meter: earlier[0].Meter, Price: earlier[0].Price, Unit: earlier[0].Unit,
-			Amount: money.Amount{Currency: p.Plan.Currency},
+			Amount: money.Amount{Currency: p.Parts[0].Plan.Currency},
 		}, true}
 		if err := d.takeOff(earlier); err != nil {
 			return nil, err

@@ -2,6 +2,7 @@ package invoicing
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/usance/usance/metering"
 	"github.com/usance/usance/rating"
@@ -18,9 +19,10 @@ type Preview struct {
 	Gross   money.Amount
 }
 
-// NewPreview prices a planned instance for an account, in a period.
-func NewPreview(a Account, rated Rated, planned rating.Planned) (Preview, error) {
-	priced, err := rated.Plan.Preview(rated.Period, planned)
+// NewPreview prices a planned instance for an account, in a period, by the hour
+// as of now.
+func NewPreview(a Account, rated Rated, now time.Time, planned rating.Planned) (Preview, error) {
+	priced, err := rating.PreviewParts(rated.Period, rated.Parts, now, planned)
 	if err != nil {
 		return Preview{}, err
 	}

@@ -34,7 +34,8 @@ func AllocationSource(a metering.Allocation) Source {
 // registerMeters is asked for every segment.
 var registerMeters = metering.RegisterMeters()
 
-func (s Source) meters() []metering.Meter {
+// Meters are what the source is counted by.
+func (s Source) Meters() []metering.Meter {
 	if s.Meter != "" {
 		return []metering.Meter{s.Meter}
 	}
@@ -56,8 +57,8 @@ type Odometer struct {
 	At     []Level // R at the end of each span, the last at the cut
 }
 
-// Span is a part of a period under one set of prices: all of it, or one window
-// of a time class.
+// Span is a piece of a period under one set of prices: all of it, or what lies
+// between two changes of the plan or of time classes.
 type Span struct {
 	Period metering.Window
 	Window metering.Window // within Period
@@ -69,6 +70,8 @@ type Segment struct {
 	Source
 	Span
 	From, To Level
+	Slots    []Slots // for meters of which a rate bills a percentile
+	Seq      int     // of the closing that billed it; 0 while none has
 }
 
 // Advance splits what is not billed of the odometers (metering.Unbilled) over the
@@ -86,7 +89,7 @@ func Advance(odometers []Odometer, spans []Span) ([]Segment, error) {
 			to := from.Join(o.At[i])
 			last := i == len(spans)-1
 			if to != from || last && !seen {
-				all = append(all, Segment{o.Source, span, from, to})
+				all = append(all, Segment{Source: o.Source, Span: span, From: from, To: to})
 				seen = true
 			}
 			from = to

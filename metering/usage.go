@@ -114,6 +114,16 @@ func (m Meter) Of(r Registers) Quantity {
 	return Quantity{}
 }
 
+// Registers are what the meter follows from; none for one of allocations.
+func (m Meter) Registers() []Register {
+	for i := range meterTable {
+		if meterTable[i].meter == m {
+			return meterTable[i].registers
+		}
+	}
+	return nil
+}
+
 // RegisterMeters are the meters that follow from registers.
 func RegisterMeters() []Meter {
 	var some []Meter

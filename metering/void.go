@@ -57,11 +57,11 @@ func (e EpochRecord) Counted(r Registers) Registers {
 	if e.Void == nil {
 		return r
 	}
-	return r.meet(e.Void.Cap)
+	return r.Meet(e.Void.Cap)
 }
 
-// meet is the smaller value of each register.
-func (r Registers) meet(o Registers) Registers {
+// Meet is the smaller value of each register.
+func (r Registers) Meet(o Registers) Registers {
 	for i := range r {
 		r[i] = min(r[i], o[i])
 	}

@@ -67,7 +67,7 @@ func (s *server) replyPreview(w http.ResponseWriter, r *http.Request, tenant met
 	if !slices.ContainsFunc(flavors, func(f FlavorJSON) bool { return f.Name == planned.Labels.Flavor }) {
 		return fmt.Errorf("flavor %q: %w", planned.Labels.Flavor, compute.ErrNoFlavor)
 	}
-	v, err := s.Bills.Preview(r.Context(), tenant, planned)
+	v, err := s.Bills.Preview(r.Context(), tenant, time.Now(), planned)
 	if err != nil {
 		return err
 	}

@@ -70,7 +70,7 @@ var outcomes = []struct {
 	{invoicing.ErrNoCredit, outcome{http.StatusPaymentRequired, "no_credit"}},
 	{invoicing.ErrAccruedStale, outcome{http.StatusServiceUnavailable, "accrued_stale"}},
 	{invoicing.ErrCutOrder, outcome{http.StatusConflict, "cut_order"}},
-	{invoicing.ErrNotBilled, outcome{http.StatusUnprocessableEntity, "not_billed"}},
+	{invoicing.ErrMidPeriod, outcome{http.StatusUnprocessableEntity, "mid_period"}},
 	{invoicing.ErrPeriodClosed, outcome{http.StatusConflict, "period_closed"}},
 	{invoicing.ErrNoBacktest, outcome{http.StatusUnprocessableEntity, "no_backtest"}},
 	{invoicing.ErrNotFound, outcome{http.StatusNotFound, "not_found"}},
@@ -83,6 +83,7 @@ var outcomes = []struct {
 	{ingest.ErrUnacceptable, outcome{http.StatusUnprocessableEntity, "unacceptable"}},
 	{trust.ErrInvalid, outcome{http.StatusUnprocessableEntity, "invalid"}},
 	{plandb.ErrNoDate, outcome{http.StatusUnprocessableEntity, "invalid_plan"}},
+	{plandb.ErrSuccessor, outcome{http.StatusUnprocessableEntity, "invalid_plan"}},
 	{plandb.ErrNotFound, outcome{http.StatusNotFound, "not_found"}},
 }
 

@@ -98,7 +98,7 @@ func newWorld(t testing.TB) *world {
 		Allocations: allocdb.New(w.pool), Trust: w.trust,
 		Accrued: w.accrued, Cut: w.cut, CreateTenant: w.createTenant, GrantCredit: w.grantCredit,
 		Flavors: func(ctx context.Context, tenant metering.TenantID) ([]portal.FlavorJSON, error) {
-			v, err := w.bills.Preview(ctx, tenant, rating.Planned{Labels: metering.Labels{Flavor: "small"}, Running: rating.Always})
+			v, err := w.bills.Preview(ctx, tenant, time.Now(), rating.Planned{Labels: metering.Labels{Flavor: "small"}, Running: rating.Always})
 			if err != nil {
 				return nil, err
 			}

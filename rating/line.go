@@ -69,7 +69,7 @@ func (l *Line) finish(r *Result) error {
 	}
 	step := &l.Rate.Steps[l.Step]
 	l.Key = fmt.Sprintf("%s/%s/%d", l.Rate.ID, step.Text, l.Step+1)
-	if r.Window != r.Period {
+	if !r.Window.Start.Equal(r.Period.Start) { // so that the first part's keys outlive a change published within the period
 		l.Key += "@" + r.Window.Start.UTC().Format(time.RFC3339)
 	}
 	l.PriceText, l.Unit = step.Text, step.UnitText()

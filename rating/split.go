@@ -21,6 +21,10 @@ func RateParts(period metering.Window, parts []InForce, usage []metering.Usage) 
 	if err := adjoining(period, parts); err != nil {
 		return nil, err
 	}
+	if len(parts) == 1 {
+		result, err := parts[0].Plan.Rate(period, usage)
+		return []*Result{result}, err
+	}
 	type startKey struct {
 		resource metering.ResourceID
 		meter    metering.Meter

@@ -76,22 +76,8 @@ func (p *plane) knownEpochs(ctx context.Context, host metering.HostID) ([]hostap
 	return known, nil
 }
 
-// plan is the plan in force for the tenant's present period.
-func (p *plane) plan(ctx context.Context, tenant metering.TenantID) (*rating.Plan, error) {
-	account, err := p.books.Standing(ctx, tenant)
-	if err != nil {
-		return nil, err
-	}
-	period, err := account.Account.PeriodOf(time.Now())
-	if err != nil {
-		return nil, err
-	}
-	plan, _, err := p.plans.InForce(ctx, account.Account.Plan, period.Start)
-	return plan, err
-}
-
 func (p *plane) flavor(ctx context.Context, tenant metering.TenantID, name string) (compute.Flavor, error) {
-	plan, err := p.plan(ctx, tenant)
+	plan, err := p.bills.Plan(ctx, tenant, time.Now())
 	if err != nil {
 		return compute.Flavor{}, err
 	}
@@ -104,13 +90,14 @@ func (p *plane) flavor(ctx context.Context, tenant metering.TenantID, name strin
 }
 
 func (p *plane) flavors(ctx context.Context, tenant metering.TenantID) ([]portal.FlavorJSON, error) {
-	plan, err := p.plan(ctx, tenant)
+	now := time.Now()
+	plan, err := p.bills.Plan(ctx, tenant, now)
 	if err != nil {
 		return nil, err
 	}
 	list := make([]portal.FlavorJSON, len(plan.Flavors))
 	for i, f := range plan.Flavors {
-		v, err := p.bills.Preview(ctx, tenant, rating.Planned{Labels: metering.Labels{Flavor: f.Name}, Running: rating.Always})
+		v, err := p.bills.Preview(ctx, tenant, now, rating.Planned{Labels: metering.Labels{Flavor: f.Name}, Running: rating.Always})
 		if err != nil {
 			return nil, err
 		}
@@ -125,7 +112,7 @@ func (p *plane) hourly(ctx context.Context, tenant metering.TenantID, flavor str
 	if err != nil {
 		return 0, "", err
 	}
-	burn, err := p.bills.Burn(ctx, tenant, metering.Labels{Flavor: flavor})
+	burn, err := p.bills.Burn(ctx, tenant, time.Now(), metering.Labels{Flavor: flavor})
 	if err != nil {
 		return 0, "", err
 	}
@@ -135,7 +122,7 @@ func (p *plane) hourly(ctx context.Context, tenant metering.TenantID, flavor str
 
 // credit is admission's question to the books; see startPlane on its connections.
 func (p *plane) credit(ctx context.Context, tx pgx.Tx, tenant metering.TenantID, flavor string, _ map[string]int) error {
-	more, err := p.bills.Burn(ctx, tenant, metering.Labels{Flavor: flavor})
+	more, err := p.bills.Burn(ctx, tenant, time.Now(), metering.Labels{Flavor: flavor})
 	if err != nil {
 		return err
 	}

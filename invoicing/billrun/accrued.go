@@ -9,8 +9,6 @@ import (
 	"github.com/usance/usance/invoicing"
 	"github.com/usance/usance/invoicing/invoicedb"
 	"github.com/usance/usance/metering"
-	"github.com/usance/usance/rating"
-	"github.com/usance/usance/rating/money"
 )
 
 // pageSize is how many tenants RefreshAccrued works on at once; it goes on
@@ -47,7 +45,8 @@ func (r *Run) accrued(ctx context.Context, s invoicedb.Standing, now time.Time) 
 // RefreshAccrued renews the accrued cache of all tenants, from one query of the
 // readings for every pageSize of them. The cache serves credit: it counts all
 // unbilled usage into the period that is open in the books, also what lies in
-// a later one or came late; only where a plan has time classes is it as exact as Accrued.
+// a later one or came late; it is as exact as Accrued where a plan has time classes
+// or bills by slots, and in the first cut after a plan changed within the period.
 func (r *Run) RefreshAccrued(ctx context.Context, now time.Time) error {
 	began := time.Now()
 	done := 0
@@ -85,6 +84,8 @@ func (r *Run) Refresh(ctx context.Context, now time.Time, tenants ...metering.Te
 // open is a tenant's open period in the books, and what is not billed.
 type open struct {
 	invoicing.Rated
+	span     invoicing.Span // where what is not billed counts
+	exact    bool           // that says too little: the tenant is measured by itself
 	segments []invoicing.Segment
 	burn     invoicing.Burn
 }
@@ -97,11 +98,11 @@ func (r *Run) refreshPage(ctx context.Context, now time.Time, page []invoicedb.S
 	if err != nil {
 		return err
 	}
-	opens, page, err := r.openPeriods(ctx, page)
+	opens, page, err := r.openPeriods(ctx, now, page)
 	if err != nil {
 		return err
 	}
-	if err := r.addBurn(ctx, opens); err != nil {
+	if err := r.addBurn(ctx, now, opens); err != nil {
 		return err
 	}
 	if err := r.addUnbilled(ctx, now, page, opens); err != nil {
@@ -134,9 +135,9 @@ func (r *Run) refreshPage(ctx context.Context, now time.Time, page []invoicedb.S
 	return r.cfg.Books.SaveAccrued(ctx, all)
 }
 
-// estimate is what the tenant owes: all unbilled usage in the open period.
+// estimate is what the tenant owes: all unbilled usage in one part of the open period.
 func (r *Run) estimate(ctx context.Context, now time.Time, s invoicedb.Standing, o *open, segments []invoicing.Segment, lines []invoicing.LineItem) (invoicing.Accrued, error) {
-	if len(o.Plan.Boundaries(o.Period)) > 0 || !s.Last.Unsettled.IsZero() && s.Last.Unsettled.Before(o.Period.Start) {
+	if o.exact {
 		return r.accrued(ctx, s, now)
 	}
 	differences, _, err := invoicing.Differences([]invoicing.Rated{o.Rated}, segments, lines)
@@ -148,36 +149,41 @@ func (r *Run) estimate(ctx context.Context, now time.Time, s invoicedb.Standing,
 
 // openPeriods are the tenants' next periods to cut with their plans. A tenant
 // without a plan in force is logged and left out of the page that comes back.
-func (r *Run) openPeriods(ctx context.Context, page []invoicedb.Standing) (map[metering.TenantID]*open, []invoicedb.Standing, error) {
-	type key struct {
-		plan     string
-		currency money.Currency
-		start    time.Time
-	}
-	inForce := map[key]*rating.Plan{}
+func (r *Run) openPeriods(ctx context.Context, now time.Time, page []invoicedb.Standing) (map[metering.TenantID]*open, []invoicedb.Standing, error) {
+	plans := r.newPlans()
 	opens := make(map[metering.TenantID]*open, len(page))
 	kept := make([]invoicedb.Standing, 0, len(page))
 	for _, s := range page {
-		period, err := s.Next()
-		if err != nil {
-			return nil, nil, err
-		}
-		var plan *rating.Plan
-		if s.Last.Seq > 0 && !s.Last.Last() {
-			plan, err = r.cfg.Plans.Load(ctx, s.Last.Plan, s.Last.PlanVersion)
-		} else if k := (key{s.Plan, s.Currency, period.Start}); inForce[k] != nil {
-			plan = inForce[k]
-		} else if plan, _, err = r.inForce(ctx, s.Account, period); err == nil {
-			inForce[k] = plan
+		rated, err := plans.open(ctx, s)
+		if ctx.Err() != nil {
+			return nil, nil, ctx.Err()
 		}
 		if err != nil {
 			r.cfg.Log.Error("accrued cost not refreshed", "tenant", s.Tenant, "err", err)
 			continue
 		}
 		kept = append(kept, s)
-		opens[s.Tenant] = &open{Rated: invoicing.Rated{Period: period, Plan: plan.ForTenant(s.Tenant)}}
+		opens[s.Tenant] = newOpen(s, rated, now)
 	}
 	return opens, kept, nil
+}
+
+// newOpen says where what is not billed counts: in the part that now lies in.
+// That says too little where prices change within the part, and where the part
+// before it is not billed to its end.
+func newOpen(s invoicedb.Standing, rated invoicing.Rated, now time.Time) *open {
+	part := rated.At(now)
+	begun := s.Created
+	if s.Last.Cut.After(begun) {
+		begun = s.Last.Cut
+	}
+	return &open{
+		Rated: rated,
+		span:  invoicing.Span{Period: rated.Period, Window: part.Window},
+		exact: bySlots(rated) || len(part.Plan.Boundaries(part.Window)) > 0 ||
+			begun.Before(part.Window.Start) && part.Window.Start.After(rated.Period.Start) ||
+			!s.Last.Unsettled.IsZero() && s.Last.Unsettled.Before(rated.Period.Start),
+	}
 }
 
 // addUnbilled adds the segments from what is billed to the largest readings,
@@ -229,7 +235,7 @@ func (r *Run) addUnbilled(ctx context.Context, now time.Time, page []invoicedb.S
 }
 
 func (o *open) add(odometer invoicing.Odometer) error {
-	segments, err := invoicing.Advance([]invoicing.Odometer{odometer}, []invoicing.Span{{Period: o.Period, Window: o.Period}})
+	segments, err := invoicing.Advance([]invoicing.Odometer{odometer}, []invoicing.Span{o.span})
 	o.segments = append(o.segments, segments...)
 	return err
 }

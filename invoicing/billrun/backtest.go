@@ -29,11 +29,6 @@ type Trial struct {
 // Check reports the first thing that makes the trial impossible, wrapping
 // invoicing.ErrNoBacktest.
 func (t *Trial) Check(now time.Time) error {
-	for _, p := range []*rating.Plan{t.Plan, t.Against} {
-		if p != nil && slices.ContainsFunc(p.Rates, func(r rating.Rate) bool { return r.Percentile > 0 }) {
-			return fmt.Errorf("%w: plan %s bills a percentile, which needs every slot's traffic", invoicing.ErrNoBacktest, p.Name)
-		}
-	}
 	// No zone is further from UTC than 14 hours.
 	if time.Date(t.Year, t.Month, 1, 0, 0, 0, 0, time.UTC).Add(-14 * time.Hour).After(now) {
 		return fmt.Errorf("%w: %04d-%02d has not begun", invoicing.ErrNoBacktest, t.Year, t.Month)
@@ -86,59 +81,56 @@ func (r *Run) try(ctx context.Context, t Trial, b *invoicing.Backtest, s invoice
 	if !s.Created.Before(period.End) || !now.After(period.Start) {
 		return "the account has no such period", nil
 	}
-	before := t.Against
-	if before == nil {
-		if before, err = r.billedUnder(ctx, s, period); errors.Is(err, plandb.ErrNotFound) {
-			return err.Error(), nil
-		} else if err != nil {
-			return "", err
-		}
+	after := invoicing.Whole(period, t.Plan.ForTenant(s.Tenant))
+	var before invoicing.Rated
+	if t.Against != nil {
+		before = invoicing.Whole(period, t.Against.ForTenant(s.Tenant))
+	} else if before, err = r.billedUnder(ctx, s, period); errors.Is(err, plandb.ErrNotFound) {
+		return err.Error(), nil
+	} else if err != nil {
+		return "", err
 	}
-	before, after := before.ForTenant(s.Tenant), t.Plan.ForTenant(s.Tenant)
 	if t.AtPar {
 		before, after = inCurrency(before, b.Currency), inCurrency(after, b.Currency)
 	}
-	if before.Currency != b.Currency || after.Currency != b.Currency {
-		return fmt.Sprintf("it is billed in %s, plan %s is in %s", before.Currency, t.Plan.Name, t.Plan.Currency), nil
+	if billed := before.Parts[0].Plan.Currency; billed != b.Currency || after.Parts[0].Plan.Currency != b.Currency {
+		return fmt.Sprintf("it is billed in %s, plan %s is in %s", billed, t.Plan.Name, t.Plan.Currency), nil
 	}
-	usage, err := r.usage(ctx, s.Tenant, period, now, before, after)
+	usage, err := r.usage(ctx, s.Tenant, now, before, after)
 	if err != nil {
 		return "", err
 	}
-	return "", b.Add(s.Tenant, period, before, after, usage)
+	return "", b.Add(s.Tenant, before, after, usage)
 }
 
-// billedUnder is the plan that a closing fixed for the period, or the one in force.
-func (r *Run) billedUnder(ctx context.Context, s invoicedb.Standing, period metering.Window) (*rating.Plan, error) {
+// billedUnder is the period under the plans that it is billed under.
+func (r *Run) billedUnder(ctx context.Context, s invoicedb.Standing, period metering.Window) (invoicing.Rated, error) {
 	fixed, err := r.cfg.Books.PlanVersions(ctx, s.Tenant)
 	if err != nil {
-		return nil, err
+		return invoicing.Rated{}, err
 	}
-	if v, ok := fixed[period.Start]; ok {
-		return r.cfg.Plans.Load(ctx, v.Plan, v.Version)
-	}
-	plan, _, err := r.cfg.Plans.InForce(ctx, s.Plan, period.Start)
-	return plan, err
+	rated, _, _, err := r.newPlans().rated(ctx, s.Account, period, fixed[period.Start], anyVersion)
+	return rated, err
 }
 
-// inCurrency is the plan with the same figures in another currency.
-func inCurrency(p *rating.Plan, c money.Currency) *rating.Plan {
-	if p.Currency == c {
-		return p
+// inCurrency is the period under plans with the same figures in another currency.
+func inCurrency(r invoicing.Rated, c money.Currency) invoicing.Rated {
+	parts := slices.Clone(r.Parts)
+	for i := range parts {
+		same := *parts[i].Plan
+		same.Currency = c
+		parts[i].Plan = &same
 	}
-	same := *p
-	same.Currency = c
-	return &same
+	r.Parts = parts
+	return r
 }
 
 // usage is what a tenant used in a period up to now, by the readings as they are
-// now, split where a time class of either plan begins or ends. What was used
-// before the period counts as billed before.
-func (r *Run) usage(ctx context.Context, tenant metering.TenantID, period metering.Window, now time.Time, plans ...*rating.Plan) ([]metering.Usage, error) {
-	ends := []time.Time{period.End}
-	for _, p := range plans {
-		ends = append(ends, p.Boundaries(period)...)
-	}
+// now, split at the ends of either side. What was used before the period counts
+// as billed before.
+func (r *Run) usage(ctx context.Context, tenant metering.TenantID, now time.Time, before, after invoicing.Rated) ([]metering.Usage, error) {
+	period := before.Period
+	ends := append(before.Ends(), after.Ends()...)
 	slices.SortFunc(ends, time.Time.Compare)
 	ends = slices.CompactFunc(ends, time.Time.Equal)
 	earlier := metering.Window{End: period.Start}
@@ -154,7 +146,7 @@ func (r *Run) usage(ctx context.Context, tenant metering.TenantID, period meteri
 		instants = append(instants, end)
 		start = end
 	}
-	odometers, err := r.odometers(ctx, tenant, nil, instants)
+	odometers, held, err := r.odometers(ctx, tenant, nil, instants)
 	if err != nil {
 		return nil, err
 	}
@@ -162,5 +154,8 @@ func (r *Run) usage(ctx context.Context, tenant metering.TenantID, period meteri
 	if err != nil {
 		return nil, err
 	}
-	return invoicing.UsageOf(period, segments), nil
+	if err := r.lay(ctx, tenant, []invoicing.Rated{before, after}, segments, held); err != nil {
+		return nil, err
+	}
+	return before.Usage(segments), nil
 }

@@ -3,6 +3,7 @@ package billrun
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/usance/usance/invoicing"
@@ -13,10 +14,11 @@ import (
 
 // measured is what a cut would bill.
 type measured struct {
-	version     invoicedb.PlanVersion // of the period that holds the cut
+	invoicing.Findings
+	begins      invoicedb.PlanVersion // of the period that holds the cut
+	newest      int                   // version of its plan
 	segments    []invoicing.Segment   // not billed before
 	differences []invoicing.Difference
-	unrated     []rating.Unrated
 }
 
 // measure computes what a tenant's books lack at an instant. The odometers are
@@ -27,108 +29,76 @@ func (r *Run) measure(ctx context.Context, s invoicedb.Standing, at time.Time) (
 			err = fmt.Errorf("measure %s at %s: %w", s.Tenant, at.UTC().Format(time.RFC3339Nano), err)
 		}
 	}()
-	rated, version, err := r.periods(ctx, s, at)
+	rated, begins, newest, err := r.periods(ctx, s, at, invoicing.Closing{})
 	if err != nil {
 		return m, err
 	}
-	m.version = version
-	spans, instants := spansOf(rated, at)
+	m.begins, m.newest = begins, newest
+	spans, instants := invoicing.Spans(rated, at)
 	billed, err := r.cfg.Books.Billed(ctx, []invoicedb.Position{{Tenant: s.Tenant, Seq: s.Last.Seq}})
 	if err != nil {
 		return m, err
 	}
-	odometers, err := r.odometers(ctx, s.Tenant, billed, instants)
+	odometers, held, err := r.odometers(ctx, s.Tenant, billed, instants)
 	if err != nil {
 		return m, err
 	}
 	if m.segments, err = invoicing.Advance(odometers, spans); err != nil {
 		return m, err
 	}
-	reach := reachOf(s, rated[len(rated)-1].Period, m.segments)
-	for rated[0].Period.Start.Before(reach.From) {
-		rated = rated[1:]
+	if err := r.lay(ctx, s.Tenant, rated, m.segments, held); err != nil {
+		return m, err
 	}
-	m.differences, m.unrated, err = r.differences(ctx, reach, rated, m.segments)
+	reach := reachOf(s, rated[len(rated)-1].Period, m.segments)
+	m.differences, m.Findings, err = r.differences(ctx, reach, rated, m.segments)
 	return m, err
 }
 
 // periods are the account's periods up to the one cut at an instant, each with
-// its plan version: the one its first closing fixed, or the one in force.
-func (r *Run) periods(ctx context.Context, s invoicedb.Standing, at time.Time) (rated []invoicing.Rated, last invoicedb.PlanVersion, err error) {
+// its plans, and what a closing records of the last one's. Where the closing was
+// made already, versions of its plan that it did not know are left out.
+func (r *Run) periods(ctx context.Context, s invoicedb.Standing, at time.Time, made invoicing.Closing) (all []invoicing.Rated, begins invoicedb.PlanVersion, newest int, err error) {
 	windows, err := s.Periods(at)
 	if err != nil {
-		return nil, last, err
+		return nil, begins, 0, err
 	}
 	fixed, err := r.cfg.Books.PlanVersions(ctx, s.Tenant)
 	if err != nil {
-		return nil, last, err
+		return nil, begins, 0, err
 	}
+	plans := r.newPlans()
 	for _, w := range windows {
-		var plan *rating.Plan
-		if v, ok := fixed[w.Start]; ok {
-			plan, err = r.cfg.Plans.Load(ctx, v.Plan, v.Version)
-			last = v
-		} else {
-			plan, last, err = r.inForce(ctx, s.Account, w)
+		known := anyVersion
+		if made.Plan != "" && made.Plan == fixed[w.Start].Plan {
+			known = made.PlanKnown
 		}
-		if err != nil {
-			return nil, last, err
+		var rated invoicing.Rated
+		if rated, begins, newest, err = plans.rated(ctx, s.Account, w, fixed[w.Start], known); err != nil {
+			return nil, begins, 0, err
 		}
-		rated = append(rated, invoicing.Rated{Period: w, Plan: plan.ForTenant(s.Tenant)})
+		all = append(all, rated)
 	}
-	return rated, last, nil
-}
-
-// inForce is the version of the account's plan for a period that no closing
-// has fixed yet, without what is agreed with its tenant.
-func (r *Run) inForce(ctx context.Context, a invoicing.Account, period metering.Window) (*rating.Plan, invoicedb.PlanVersion, error) {
-	plan, version, err := r.cfg.Plans.InForce(ctx, a.Plan, period.Start)
-	v := invoicedb.PlanVersion{Plan: a.Plan, Version: version}
-	if err != nil {
-		return nil, v, err
-	}
-	if plan.Currency != a.Currency {
-		return nil, v, fmt.Errorf("plan %s version %d is in %s, the account in %s", a.Plan, version, plan.Currency, a.Currency)
-	}
-	return plan, v, nil
-}
-
-// spansOf splits periods where a time class of their plan begins or ends, up to
-// the span that holds at; instants are where the odometers are read.
-func spansOf(rated []invoicing.Rated, at time.Time) (spans []invoicing.Span, instants []time.Time) {
-	for _, p := range rated {
-		start := p.Period.Start
-		for _, end := range append(p.Plan.Boundaries(p.Period), p.Period.End) {
-			spans = append(spans, invoicing.Span{Period: p.Period, Window: metering.Window{Start: start, End: end}})
-			if !end.Before(at) {
-				return spans, append(instants, at)
-			}
-			instants = append(instants, end)
-			start = end
-		}
-	}
-	return spans, instants
+	return all, begins, newest, nil
 }
 
 // odometers are all the tenant's epochs and allocations at the instants, which
-// rise; what is not among billed begins where it opened.
-func (r *Run) odometers(ctx context.Context, tenant metering.TenantID, billed map[string]invoicing.Level, instants []time.Time) ([]invoicing.Odometer, error) {
+// rise, and the allocations by id; what is not among billed begins where it opened.
+func (r *Run) odometers(ctx context.Context, tenant metering.TenantID, billed map[string]invoicing.Level, instants []time.Time) (all []invoicing.Odometer, held map[string]metering.Allocation, err error) {
 	levels, err := r.cfg.Readings.At(ctx, tenant, instants)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	// An epoch is on record before its first reading is, so after the readings
 	// none of theirs is missing.
 	epochs, err := r.cfg.Epochs.OfTenant(ctx, tenant)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	last := instants[len(instants)-1]
 	allocations, err := r.cfg.Allocations.OfTenant(ctx, tenant, metering.Window{End: last})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var all []invoicing.Odometer
 	for _, e := range epochs {
 		at, seen := levels[e.ID]
 		if !seen {
@@ -143,14 +113,16 @@ func (r *Run) odometers(ctx context.Context, tenant metering.TenantID, billed ma
 		}
 		all = append(all, odometer(invoicing.EpochSource(e), billed, e.Opening, counted))
 	}
+	held = make(map[string]metering.Allocation, len(allocations))
 	for _, a := range allocations {
+		held[a.ID] = a
 		at := make([]invoicing.Level, len(instants))
 		for i, t := range instants {
 			at[i] = invoicing.Level{a.At(t)}
 		}
 		all = append(all, odometer(invoicing.AllocationSource(a), billed, invoicing.Level{}, at))
 	}
-	return all, nil
+	return all, held, nil
 }
 
 func odometer(source invoicing.Source, billed map[string]invoicing.Level, opening invoicing.Level, at []invoicing.Level) invoicing.Odometer {
@@ -181,16 +153,28 @@ func reachOf(s invoicedb.Standing, open metering.Window, segments []invoicing.Se
 	return reach
 }
 
-// differences is what the books lack when the new segments are added.
-func (r *Run) differences(ctx context.Context, reach invoicedb.Reach, rated []invoicing.Rated, segments []invoicing.Segment) ([]invoicing.Difference, []rating.Unrated, error) {
+// differences is what the books lack when the new segments are added, of the
+// periods within reach.
+func (r *Run) differences(ctx context.Context, reach invoicedb.Reach, rated []invoicing.Rated, segments []invoicing.Segment) ([]invoicing.Difference, invoicing.Findings, error) {
+	for rated[0].Period.Start.Before(reach.From) {
+		rated = rated[1:]
+	}
+	reach.Slots = slices.ContainsFunc(rated, bySlots)
 	reaches := []invoicedb.Reach{reach}
 	earlier, err := r.cfg.Books.Segments(ctx, reaches)
 	if err != nil {
-		return nil, nil, err
+		return nil, invoicing.Findings{}, err
 	}
 	lines, err := r.cfg.Books.Lines(ctx, reaches)
 	if err != nil {
-		return nil, nil, err
+		return nil, invoicing.Findings{}, err
 	}
 	return invoicing.Differences(rated, append(earlier[reach.Tenant], segments...), lines[reach.Tenant])
+}
+
+// bySlots reports whether some rate bills by slots in the period.
+func bySlots(rated invoicing.Rated) bool {
+	return slices.ContainsFunc(rated.Parts, func(p rating.InForce) bool {
+		return slices.ContainsFunc(p.Plan.Rates, func(rate rating.Rate) bool { return rate.BySlots() })
+	})
 }

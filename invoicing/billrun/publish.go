@@ -6,19 +6,21 @@ import (
 	"time"
 
 	"github.com/usance/usance/invoicing"
+	"github.com/usance/usance/metering"
 	"github.com/usance/usance/rating"
 	"github.com/usance/usance/rating/plandb"
 )
 
 // Publish stores a plan as the next version of its name, unless it would take
-// effect in a period of which something is invoiced already: the error then
-// wraps invoicing.ErrPeriodClosed and says which day is possible. What a closing
-// would bill wrongly is refused with invoicing.ErrNotBilled. A cut made meanwhile
-// keeps the version that it was made under. For the other errors and for name see
-// plandb.Store.Publish.
+// effect before something that is invoiced already: the error then wraps
+// invoicing.ErrPeriodClosed and says which day is possible. One that changes a
+// running period takes effect in the future, at the end of a slot; else the error
+// wraps invoicing.ErrMidPeriod. No cut of anybody on the plan is recorded meanwhile,
+// and one that was measured before is measured again (see plandb.Hold). For
+// the other errors and for name see plandb.Store.Publish.
 func (r *Run) Publish(ctx context.Context, name string, source []byte, now time.Time) (plandb.Version, error) {
 	return r.cfg.Plans.Publish(ctx, name, source, now, func(next, _ *rating.Plan) error {
-		if err := billed(next); err != nil {
+		if err := midPeriod(next, now); err != nil {
 			return err
 		}
 		last, ok, err := r.cfg.Books.LastCut(ctx, next.Name)
@@ -31,16 +33,18 @@ func (r *Run) Publish(ctx context.Context, name string, source []byte, now time.
 	})
 }
 
-// billed reports what of a plan a closing does not bill as the plan says: it has
-// one window per epoch and period, and one plan version per period.
-func billed(p *rating.Plan) error {
-	if p.MidPeriod {
-		return fmt.Errorf("%w: a change within a running period; make it effective on a day that begins one", invoicing.ErrNotBilled)
-	}
-	for i := range p.Rates {
-		if r := &p.Rates[i]; r.Percentile > 0 {
-			return fmt.Errorf("%w: rate %s by percentile; `usance rate` computes it from a file of slots", invoicing.ErrNotBilled, r.ID)
-		}
+// midPeriod reports why a plan cannot change running periods when it says. What
+// was used until now was used under the prices that were in force.
+func midPeriod(p *rating.Plan, now time.Time) error {
+	switch {
+	case !p.MidPeriod:
+		return nil
+	case p.Effective.Before(now):
+		return fmt.Errorf("%w: %s has begun, %s or later is possible", invoicing.ErrMidPeriod,
+			p.Effective.Format(time.DateOnly), firstDay(now, p.Zone).Format(time.DateOnly))
+	case !p.Effective.Equal(metering.SlotOf(p.Effective)):
+		return fmt.Errorf("%w: %s begins in %s at %s, which is not the end of a slot of %s", invoicing.ErrMidPeriod,
+			p.Effective.Format(time.DateOnly), p.Zone, p.Effective.UTC().Format(time.RFC3339), metering.SlotLength)
 	}
 	return nil
 }

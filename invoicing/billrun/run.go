@@ -20,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/usance/usance/invoicing"
@@ -28,7 +29,6 @@ import (
 	"github.com/usance/usance/metering/allocdb"
 	"github.com/usance/usance/metering/epochdb"
 	"github.com/usance/usance/metering/readingdb"
-	"github.com/usance/usance/rating"
 	"github.com/usance/usance/rating/plandb"
 )
 
@@ -45,6 +45,9 @@ const (
 type Readings interface {
 	// At is R(e,t) of every epoch of the tenant at each instant, as readingdb.Store.At.
 	At(ctx context.Context, tenant metering.TenantID, instants []time.Time) (map[metering.EpochID][]metering.Registers, error)
+	// InSlots are the largest values of some registers in each slot of a window that
+	// epochs were read in, as readingdb.Store.InSlots.
+	InSlots(ctx context.Context, tenant metering.TenantID, epochs []metering.EpochID, window metering.Window, some []metering.Register) (map[metering.EpochID][]metering.Reading, error)
 	// Totals are the largest readings of all epochs of the tenants, as readingdb.Store.Totals.
 	Totals(ctx context.Context, tenants []metering.TenantID) (map[metering.EpochID]readingdb.Total, error)
 }
@@ -135,9 +138,8 @@ func (r *Run) closeEnded(ctx context.Context, tenant metering.TenantID, now time
 // Cut is what closing up to an instant gave.
 type Cut struct {
 	Invoice *invoicing.Invoice // nil when it would have been of nothing
-	// Unrated is usage in the periods closed that no rate fits: a leak. A
-	// repeated cut does not tell it again.
-	Unrated []rating.Unrated
+	// Findings are of the periods closed. A repeated cut does not tell them again.
+	invoicing.Findings
 }
 
 // Cut invoices a tenant's usage up to an instant, which is rounded down to the
@@ -167,7 +169,7 @@ func (r *Run) cut(ctx context.Context, tenant metering.TenantID, at, closed time
 			made.Invoice, err = r.cutBefore(ctx, s, at)
 			return made, err
 		}
-		invoice, unrated, last, err := r.closeNext(ctx, s, at, closed)
+		invoice, found, last, err := r.closeNext(ctx, s, at, closed)
 		switch {
 		case errors.Is(err, invoicedb.ErrConflict) && lost < conflicts:
 			lost++
@@ -175,7 +177,7 @@ func (r *Run) cut(ctx context.Context, tenant metering.TenantID, at, closed time
 		case err != nil:
 			return Cut{}, err
 		}
-		made.Unrated = append(made.Unrated, unrated...)
+		made.Unrated, made.Thin = append(made.Unrated, found.Unrated...), append(made.Thin, found.Thin...)
 		if last {
 			made.Invoice = invoice
 			return made, nil
@@ -194,10 +196,10 @@ func (r *Run) cutBefore(ctx context.Context, s invoicedb.Standing, at time.Time)
 
 // closeNext makes the tenant's next closing on the way to a cut; last reports
 // whether it is that cut.
-func (r *Run) closeNext(ctx context.Context, s invoicedb.Standing, at, closed time.Time) (_ *invoicing.Invoice, unrated []rating.Unrated, last bool, err error) {
+func (r *Run) closeNext(ctx context.Context, s invoicedb.Standing, at, closed time.Time) (_ *invoicing.Invoice, found invoicing.Findings, last bool, err error) {
 	period, err := s.Next()
 	if err != nil {
-		return nil, nil, false, err
+		return nil, found, false, err
 	}
 	cut := at
 	if period.End.Before(at) {
@@ -205,35 +207,47 @@ func (r *Run) closeNext(ctx context.Context, s invoicedb.Standing, at, closed ti
 	}
 	m, err := r.measure(ctx, s, cut)
 	if err != nil {
-		return nil, nil, false, err
+		return nil, found, false, err
 	}
 	c := invoicing.Closing{
 		Tenant: s.Tenant, Seq: s.Last.Seq + 1, Period: period, Cut: cut, Closed: closed.UTC(),
-		Plan: m.version.Plan, PlanVersion: m.version.Version,
+		Plan: m.begins.Plan, PlanVersion: m.begins.Version, PlanKnown: m.newest,
 	}
 	lines, unsettled, err := invoicing.Choose(m.differences, c)
 	if err != nil {
-		return nil, nil, false, err
+		return nil, found, false, err
 	}
 	c.Unsettled = unsettled
 	invoice, err := invoicing.NewInvoice(s.Account, c, lines)
 	if err != nil {
-		return nil, nil, false, err
+		return nil, found, false, err
 	}
 	if err := r.cfg.Books.Close(ctx, c, m.segments, invoice); err != nil {
-		return nil, nil, false, err
+		return nil, found, false, err
 	}
+	found = m.Findings
+	found.Thin = slices.DeleteFunc(found.Thin, func(t invoicing.Thin) bool { return t.Period == period && !c.Last() }) // the rest of it is to come
 	number := ""
 	if invoice != nil {
 		number = invoice.Number
 	}
-	r.cfg.Log.Info("period cut", "tenant", s.Tenant, "seq", c.Seq, "cut", cut, "invoice", number, "unrated", len(m.unrated))
-	if len(m.unrated) > 0 {
-		u := m.unrated[0]
-		r.cfg.Log.Warn("usage that no rate fits", "tenant", s.Tenant, "plan", c.Plan, "version", c.PlanVersion,
-			"resource", u.Resource, "meter", u.Meter, "flavor", u.Labels.Flavor, "more", len(m.unrated)-1)
+	r.cfg.Log.Info("period cut", "tenant", s.Tenant, "seq", c.Seq, "cut", cut, "invoice", number, "unrated", len(found.Unrated), "thin", len(found.Thin))
+	r.warn(c, found)
+	return invoice, found, cut.Equal(at), nil
+}
+
+// warn logs the first of each kind of what an operator should look at.
+func (r *Run) warn(c invoicing.Closing, found invoicing.Findings) {
+	log := r.cfg.Log.With("tenant", c.Tenant, "plan", c.Plan, "version", c.PlanVersion)
+	if len(found.Unrated) > 0 {
+		u := found.Unrated[0]
+		log.Warn("usage that no rate fits", "resource", u.Resource, "meter", u.Meter, "flavor", u.Labels.Flavor, "more", len(found.Unrated)-1)
 	}
-	return invoice, m.unrated, cut.Equal(at), nil
+	if len(found.Thin) > 0 {
+		t := found.Thin[0]
+		log.Warn("a percentile of few measured slots", "rate", t.Rate, "resource", t.Resource, "meter", t.Meter,
+			"measured", t.Measured, "slots", t.Slots, "more", len(found.Thin)-1)
+	}
 }
 
 func tenantsOf(all []invoicedb.Standing) []metering.TenantID {

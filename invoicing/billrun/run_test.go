@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -84,6 +85,33 @@ func (r *readings) At(_ context.Context, tenant metering.TenantID, instants []ti
 		}
 	}
 	return levels, nil
+}
+
+func (r *readings) InSlots(_ context.Context, tenant metering.TenantID, epochs []metering.EpochID, window metering.Window, some []metering.Register) (map[metering.EpochID][]metering.Reading, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := map[metering.EpochID][]metering.Reading{}
+	for _, id := range epochs {
+		if r.of[id] != tenant {
+			continue
+		}
+		var slots []metering.Reading
+		for _, reading := range r.all[id] {
+			slot := metering.SlotOf(reading.At)
+			if !slot.After(window.Start) || !slot.Before(window.End.Add(metering.SlotLength)) {
+				continue
+			}
+			k, found := slices.BinarySearchFunc(slots, slot, func(r metering.Reading, at time.Time) int { return r.At.Compare(at) })
+			if !found {
+				slots = slices.Insert(slots, k, metering.Reading{Epoch: id, At: slot})
+			}
+			for _, register := range some {
+				slots[k].Registers[register] = max(slots[k].Registers[register], reading.Registers[register])
+			}
+		}
+		all[id] = slots
+	}
+	return all, nil
 }
 
 func (r *readings) Totals(_ context.Context, tenants []metering.TenantID) (map[metering.EpochID]readingdb.Total, error) {
@@ -479,7 +507,7 @@ func TestAccrued(t *testing.T) {
 	c, err = h.books.Credit(t.Context(), nil, other, now)
 	h.check(err)
 	h.want("the other tenant's", c.Accrued, "2.25")
-	burn, err := h.Burn(t.Context(), ten, metering.Labels{Flavor: "large"})
+	burn, err := h.Burn(t.Context(), ten, now, metering.Labels{Flavor: "large"})
 	h.check(err)
 	h.want("an hour of large", burn, 2_250_000_000)
 	// What ended and is not issued yet counts too.

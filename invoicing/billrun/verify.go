@@ -55,15 +55,11 @@ func (r *Run) again(ctx context.Context, issued *invoicing.Invoice, v *Verificat
 	if err := r.join(ctx, s, segments, v); err != nil {
 		return nil, err
 	}
-	rated, _, err := r.periods(ctx, s, closing.Cut)
+	rated, _, _, err := r.periods(ctx, s, closing.Cut, closing)
 	if err != nil {
 		return nil, err
 	}
-	reach := reachOf(s, closing.Period, segments)
-	for rated[0].Period.Start.Before(reach.From) {
-		rated = rated[1:]
-	}
-	differences, _, err := r.differences(ctx, reach, rated, segments)
+	differences, _, err := r.differences(ctx, reachOf(s, closing.Period, segments), rated, segments)
 	if err != nil {
 		return nil, err
 	}

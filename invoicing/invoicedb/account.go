@@ -46,7 +46,7 @@ func (s *Store) CreateAccount(ctx context.Context, a invoicing.Account) error {
 
 const selectAccountSQL = `
 SELECT a.tenant, a.currency, a.plan, a.zone, a.credit_limit, a.tax_category, a.tax_percent_milli, a.created,
-    coalesce(c.seq, 0), c.period_start, c.period_end, c.cut, coalesce(c.plan, ''), coalesce(c.plan_version, 0), c.unsettled_from, c.closed
+    coalesce(c.seq, 0), c.period_start, c.period_end, c.cut, coalesce(c.plan, ''), coalesce(c.plan_version, 0), coalesce(c.plan_known, 0), c.unsettled_from, c.closed
 FROM accounts a
 LEFT JOIN LATERAL (SELECT * FROM closings WHERE tenant = a.tenant ORDER BY seq DESC LIMIT 1) c ON true
 `
@@ -115,7 +115,7 @@ func scanStanding(row pgx.CollectableRow) (s Standing, err error) {
 	var zone string
 	l := &s.Last
 	err = row.Scan(&s.Tenant, &s.Currency, &s.Plan, &zone, &s.CreditLimit.Minor, &s.Tax.Category, &s.Tax.PercentMilli, &s.Created,
-		&l.Seq, &start, &end, &cut, &l.Plan, &l.PlanVersion, &unsettled, &closed)
+		&l.Seq, &start, &end, &cut, &l.Plan, &l.PlanVersion, &l.PlanKnown, &unsettled, &closed)
 	if err == nil {
 		s.Zone, err = location(zone)
 	}
@@ -171,8 +171,8 @@ FROM closings
 WHERE tenant = $1
 ORDER BY period_start, seq`
 
-// PlanVersions are the plan versions that the tenant's periods are rated under,
-// by the period's start: each as its first closing fixed it.
+// PlanVersions are the plan versions that the tenant's periods begin under, by the
+// period's start: each as its first closing fixed it.
 func (s *Store) PlanVersions(ctx context.Context, tenant metering.TenantID) (map[time.Time]PlanVersion, error) {
 	rows, err := s.pool.Query(ctx, planVersionsSQL, tenant)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/usance/usance/invoicing"
 	"github.com/usance/usance/metering"
@@ -61,6 +62,7 @@ type Reach struct {
 	Position
 	From   time.Time
 	Starts []Start
+	Slots  bool // also how segments since From lie in slots
 }
 
 // Start names a start of a resource.
@@ -79,7 +81,7 @@ WITH at AS (
     UNION
     SELECT * FROM unnest($4::text[], $5::text[], $6::text[])
 )
-SELECT c.tenant, c.source, c.resource, c.start_id, c.meter, c.flavor, c.image, c.region, c.host_class,
+SELECT c.tenant, c.seq, c.source, c.resource, c.start_id, c.meter, c.flavor, c.image, c.region, c.host_class, c.created,
     c.period_start, c.period_end, c.window_start, c.window_end, c.level_from, c.level_to
 FROM closing_readings c
 JOIN starts USING (tenant, resource, start_id)
@@ -106,11 +108,70 @@ func (s *Store) Segments(ctx context.Context, reaches []Reach) (map[metering.Ten
 	if err != nil {
 		return nil, fmt.Errorf("closing readings: %w", err)
 	}
-	return segments, nil
+	return segments, s.addSlots(ctx, reaches, segments)
+}
+
+const slotsSQL = `
+SELECT k.tenant, k.seq, k.source, k.window_start, k.meter, k.first_slot, k.growth
+FROM closing_slots k
+JOIN unnest($1::text[], $2::integer[], $3::integer[], $4::timestamptz[]) AS at (tenant, after, seq, period_start)
+    ON k.tenant = at.tenant AND k.seq > at.after AND k.seq <= at.seq AND k.window_start >= at.period_start
+ORDER BY k.meter`
+
+// addSlots adds how segments within reach lie in slots, where it is asked for.
+func (s *Store) addSlots(ctx context.Context, reaches []Reach, segments map[metering.TenantID][]invoicing.Segment) error {
+	var tenants []string
+	var after, seqs []int32
+	var from []time.Time
+	for _, r := range reaches {
+		if r.Slots {
+			tenants, after, seqs, from = append(tenants, string(r.Tenant)), append(after, 0), append(seqs, int32(r.Seq)), append(from, r.From.UTC())
+		}
+	}
+	if len(tenants) == 0 {
+		return nil
+	}
+	rows, err := s.pool.Query(ctx, slotsSQL, tenants, after, seqs, from)
+	if err != nil {
+		return fmt.Errorf("slots of closing readings: %w", err)
+	}
+	return collectSlots(rows, segments)
+}
+
+// collectSlots adds the rows' slots to the segments that they are of.
+func collectSlots(rows pgx.Rows, segments map[metering.TenantID][]invoicing.Segment) error {
+	type key struct {
+		tenant metering.TenantID
+		seq    int
+		source string
+		start  int64 // of the window, microseconds since 1970
+	}
+	of := map[key]*invoicing.Segment{}
+	for tenant, all := range segments {
+		for i := range all {
+			of[key{tenant, all[i].Seq, all[i].ID, all[i].Window.Start.UnixMicro()}] = &all[i]
+		}
+	}
+	var k key
+	var start time.Time
+	var slots invoicing.Slots
+	var growth []pgtype.Int8
+	_, err := pgx.ForEachRow(rows, []any{&k.tenant, &k.seq, &k.source, &start, &slots.Meter, &slots.First, &growth}, func() error {
+		k.start = start.UnixMicro()
+		slots.First, slots.Growth = slots.First.UTC(), growthOf(growth)
+		if g := of[k]; g != nil {
+			g.Slots = append(g.Slots, slots)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("slots of closing readings: %w", err)
+	}
+	return nil
 }
 
 const closedSegmentsSQL = `
-SELECT tenant, source, resource, start_id, meter, flavor, image, region, host_class,
+SELECT tenant, seq, source, resource, start_id, meter, flavor, image, region, host_class, created,
     period_start, period_end, window_start, window_end, level_from, level_to
 FROM closing_readings
 WHERE tenant = $1 AND seq = $2
@@ -126,7 +187,11 @@ func (s *Store) SegmentsOf(ctx context.Context, at Position) ([]invoicing.Segmen
 	if err != nil {
 		return nil, fmt.Errorf("closing readings %d of %s: %w", at.Seq, at.Tenant, err)
 	}
-	return segments[at.Tenant], nil
+	rows, err = s.pool.Query(ctx, slotsSQL, []string{string(at.Tenant)}, []int32{int32(at.Seq - 1)}, []int32{int32(at.Seq)}, []time.Time{{}})
+	if err != nil {
+		return nil, fmt.Errorf("slots of closing readings %d of %s: %w", at.Seq, at.Tenant, err)
+	}
+	return segments[at.Tenant], collectSlots(rows, segments)
 }
 
 func collectSegments(rows pgx.Rows) (map[metering.TenantID][]invoicing.Segment, error) {
@@ -135,7 +200,7 @@ func collectSegments(rows pgx.Rows) (map[metering.TenantID][]invoicing.Segment, 
 	var g invoicing.Segment
 	var from, to []int64
 	l := &g.Labels
-	_, err := pgx.ForEachRow(rows, []any{&tenant, &g.ID, &g.Resource, &g.Start, &g.Meter, &l.Flavor, &l.Image, &l.Region, &l.HostClass,
+	_, err := pgx.ForEachRow(rows, []any{&tenant, &g.Seq, &g.ID, &g.Resource, &g.Start, &g.Meter, &l.Flavor, &l.Image, &l.Region, &l.HostClass, &l.Created,
 		&g.Period.Start, &g.Period.End, &g.Window.Start, &g.Window.End, &from, &to}, func() (err error) {
 		g.Period, g.Window = inUTC(g.Period), inUTC(g.Window)
 		if g.From, err = levelOf(from); err == nil {

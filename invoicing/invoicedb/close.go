@@ -10,6 +10,7 @@ import (
 
 	"github.com/usance/usance/invoicing"
 	"github.com/usance/usance/metering"
+	"github.com/usance/usance/rating/plandb"
 )
 
 // Series is the series that invoices are numbered in.
@@ -28,8 +29,8 @@ func (InvoiceIssued) Kind() string { return "invoice_issued" }
 const lockAccountSQL = `SELECT FROM accounts WHERE tenant = $1 FOR UPDATE`
 
 const insertClosingSQL = `
-INSERT INTO closings (tenant, seq, period_start, period_end, cut, plan, plan_version, unsettled_from, closed)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`
+INSERT INTO closings (tenant, seq, period_start, period_end, cut, plan, plan_version, plan_known, unsettled_from, closed)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`
 
 const nextNumberSQL = `
 INSERT INTO invoice_series AS s (series, next) VALUES ($1, 2)
@@ -38,11 +39,18 @@ RETURNING next - 1`
 
 // Close records a closing: its segments, and the invoice when there is one,
 // which gets its id, number and credit here. All of it is one transaction. The
-// error wraps ErrConflict when the closing does not follow the tenant's last.
+// error wraps ErrConflict when the closing does not follow the tenant's last, or
+// when a version of its plan was published that it does not know: so no version
+// changes what is billed already.
 func (s *Store) Close(ctx context.Context, c invoicing.Closing, segments []invoicing.Segment, invoice *invoicing.Invoice) error {
 	var issued invoicing.Invoice
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, lockAccountSQL, c.Tenant); err != nil {
+			return err
+		}
+		if err := plandb.Hold(ctx, tx, c.Plan, c.PlanKnown); errors.Is(err, plandb.ErrChanged) {
+			return fmt.Errorf("%w: %w", ErrConflict, err)
+		} else if err != nil {
 			return err
 		}
 		if err := insertClosing(ctx, tx, c, segments); err != nil {
@@ -65,7 +73,7 @@ func (s *Store) Close(ctx context.Context, c invoicing.Closing, segments []invoi
 
 func insertClosing(ctx context.Context, tx pgx.Tx, c invoicing.Closing, segments []invoicing.Segment) error {
 	_, err := tx.Exec(ctx, insertClosingSQL, c.Tenant, c.Seq, c.Period.Start.UTC(), c.Period.End.UTC(), c.Cut.UTC(),
-		c.Plan, c.PlanVersion, null(c.Unsettled), c.Closed.UTC())
+		c.Plan, c.PlanVersion, c.PlanKnown, null(c.Unsettled), c.Closed.UTC())
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && pg.Code == "23505" {
 		return fmt.Errorf("%w: %s", ErrConflict, pg.Message)
@@ -74,13 +82,38 @@ func insertClosing(ctx context.Context, tx pgx.Tx, c invoicing.Closing, segments
 		return err
 	}
 	columns := []string{"tenant", "seq", "source", "period_start", "period_end", "window_start", "window_end", "resource", "start_id",
-		"meter", "flavor", "image", "region", "host_class", "level_from", "level_to"}
+		"meter", "flavor", "image", "region", "host_class", "created", "level_from", "level_to"}
 	_, err = tx.CopyFrom(ctx, pgx.Identifier{"closing_readings"}, columns, pgx.CopyFromSlice(len(segments), func(i int) ([]any, error) {
 		g := &segments[i]
 		return []any{c.Tenant, c.Seq, g.ID, g.Period.Start.UTC(), g.Period.End.UTC(), g.Window.Start.UTC(), g.Window.End.UTC(), g.Resource, g.Start,
-			g.Meter, g.Labels.Flavor, g.Labels.Image, g.Labels.Region, g.Labels.HostClass,
+			g.Meter, g.Labels.Flavor, g.Labels.Image, g.Labels.Region, g.Labels.HostClass, g.Labels.Created,
 			levelColumn(g.Meter, g.From), levelColumn(g.Meter, g.To)}, nil
 	}))
+	if err != nil {
+		return err
+	}
+	return insertSlots(ctx, tx, c, segments)
+}
+
+// insertSlots adds how closing readings lie in slots, of those that say so.
+func insertSlots(ctx context.Context, tx pgx.Tx, c invoicing.Closing, segments []invoicing.Segment) error {
+	var rows [][]any
+	for i := range segments {
+		g := &segments[i]
+		if err := g.CheckSlots(); err != nil {
+			return err
+		}
+		for k := range g.Slots {
+			if s := &g.Slots[k]; len(s.Growth) > 0 {
+				rows = append(rows, []any{c.Tenant, g.ID, c.Seq, g.Window.Start.UTC(), s.Meter, s.First.UTC(), growthColumn(s.Growth)})
+			}
+		}
+	}
+	if len(rows) == 0 {
+		return nil
+	}
+	columns := []string{"tenant", "source", "seq", "window_start", "meter", "first_slot", "growth"}
+	_, err := tx.CopyFrom(ctx, pgx.Identifier{"closing_slots"}, columns, pgx.CopyFromRows(rows))
 	return err
 }
 

@@ -1,8 +1,8 @@
 // Package invoicedb keeps accounts, closings, invoices, the ledger and credit in
 // Postgres.
 //
-// It owns the tables accounts, closings, closing_readings, invoice_series,
-// invoices, invoice_lines, entries, postings, promo_grants, promo_uses and
+// It owns the tables accounts, closings, closing_readings, closing_slots,
+// invoice_series, invoices, invoice_lines, entries, postings, promo_grants, promo_uses and
 // tenant_accrued, and the transaction of a closing. It never reads a reading,
 // never prices anything and never decides when to close.
 //

@@ -108,7 +108,7 @@ func scanInvoice(row pgx.CollectableRow) (*invoicing.Invoice, error) {
 }
 
 const closingSQL = `
-SELECT seq, period_start, period_end, cut, plan, plan_version, unsettled_from, closed
+SELECT seq, period_start, period_end, cut, plan, plan_version, plan_known, unsettled_from, closed
 FROM closings
 WHERE tenant = $1 AND seq = $2`
 
@@ -119,7 +119,7 @@ func (s *Store) Closing(ctx context.Context, at Position) (invoicing.Closing, er
 		return c, nil
 	}
 	var unsettled *time.Time
-	err := s.pool.QueryRow(ctx, closingSQL, at.Tenant, at.Seq).Scan(&c.Seq, &c.Period.Start, &c.Period.End, &c.Cut, &c.Plan, &c.PlanVersion,
+	err := s.pool.QueryRow(ctx, closingSQL, at.Tenant, at.Seq).Scan(&c.Seq, &c.Period.Start, &c.Period.End, &c.Cut, &c.Plan, &c.PlanVersion, &c.PlanKnown,
 		&unsettled, &c.Closed)
 	if err != nil {
 		return c, fmt.Errorf("closing %d of %s: %w", at.Seq, at.Tenant, err)

@@ -7,10 +7,12 @@ import (
 	"math/big"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 
+	"github.com/usance/usance/invoicing"
 	"github.com/usance/usance/metering"
 	"github.com/usance/usance/rating/money"
 )
@@ -64,6 +66,26 @@ func levelOf(values []int64) (level metering.Registers, err error) {
 		level[i] = uint64(v)
 	}
 	return level, nil
+}
+
+// growthColumn is growth by slot as an array of Postgres, NULL where nothing was read.
+func growthColumn(growth []int64) []pgtype.Int8 {
+	values := make([]pgtype.Int8, len(growth))
+	for i, g := range growth {
+		values[i] = pgtype.Int8{Int64: g, Valid: g != invoicing.Unread}
+	}
+	return values
+}
+
+// growthOf is the reverse.
+func growthOf(values []pgtype.Int8) []int64 {
+	growth := make([]int64, len(values))
+	for i, v := range values {
+		if growth[i] = v.Int64; !v.Valid {
+			growth[i] = invoicing.Unread
+		}
+	}
+	return growth
 }
 
 // fraction reads what Fraction.Text wrote.

@@ -164,6 +164,46 @@ func (s *Store) Slots(ctx context.Context, tenant metering.TenantID, instance me
 	return all, nil
 }
 
+const inSlotsSQL = `
+SELECT epoch, slot%s
+FROM reading_slots
+WHERE tenant = {tenant:String} AND epoch IN {epochs:Array(String)}
+  AND slot > toDateTime({start:Int64}, 'UTC') AND slot < toDateTime({end:Int64}, 'UTC')
+GROUP BY epoch, slot
+ORDER BY epoch, slot`
+
+// InSlots are the largest values of some registers in each slot of a window that
+// epochs of a tenant were read in, by time; At is the slot's end, registers not
+// asked for are 0. Slots that lie partly in the window are among them.
+func (s *Store) InSlots(ctx context.Context, tenant metering.TenantID, epochs []metering.EpochID, window metering.Window, some []metering.Register) (map[metering.EpochID][]metering.Reading, error) {
+	if err := window.Check(); err != nil {
+		return nil, fmt.Errorf("slots of %s: %w", tenant, err)
+	}
+	all := make(map[metering.EpochID][]metering.Reading, len(epochs))
+	var one metering.Reading
+	var epoch, columns string
+	dest := []any{&epoch, &one.At}
+	for _, r := range some {
+		columns += ", max(" + r.String() + ")"
+		dest = append(dest, &one.Registers[r])
+	}
+	err := s.rows(ctx, fmt.Sprintf(inSlotsSQL, columns), []any{
+		clickhouse.Named("tenant", string(tenant)),
+		clickhouse.Named("epochs", texts(epochs)),
+		clickhouse.Named("start", window.Start.Unix()),
+		clickhouse.Named("end", window.End.Add(metering.SlotLength).Unix()),
+	}, func(r driver.Rows) error {
+		err := r.Scan(dest...)
+		one.Epoch, one.At = metering.EpochID(epoch), one.At.UTC()
+		all[one.Epoch] = append(all[one.Epoch], one)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("slots of %d epochs of %s: %w", len(epochs), tenant, err)
+	}
+	return all, nil
+}
+
 // errOverflow is a sum of registers beyond 64 bits: no machine counts that far.
 var errOverflow = errors.New("the sum over its epochs does not fit in 64 bits")
 

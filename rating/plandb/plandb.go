@@ -21,6 +21,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/usance/usance/metering"
 	"github.com/usance/usance/rating"
 	"github.com/usance/usance/rating/planfile"
 )
@@ -31,6 +32,9 @@ var ErrNotFound = errors.New("no such price plan")
 
 // ErrNoDate is wrapped where a plan without an effective date is published.
 var ErrNoDate = errors.New("the plan does not say when it takes effect")
+
+// ErrSuccessor is wrapped where a plan cannot follow the versions before it.
+var ErrSuccessor = errors.New("the plan cannot follow the versions before it")
 
 // Version is one published version of a plan.
 type Version struct {
@@ -50,9 +54,12 @@ type Store struct {
 	plans map[key]*rating.Plan // versions never change, so none ever leaves
 }
 
+// key names a version, or a version with what it grandfathers in periods that
+// begin at an instant, in seconds since 1970.
 type key struct {
 	plan    string
 	version int
+	start   int64 // 0 for the version alone
 }
 
 // New makes a store over a migrated database.
@@ -76,7 +83,9 @@ VALUES ($1, $2, $3, $4, $5, $6)`
 // Publish stores the plan in source as the next version of its name; name is
 // the file's, for errors. Check, where not nil, sees the plan and the latest
 // version before it (nil for a first one) while no other can be published, and
-// may refuse. A source equal to the latest version's is not stored again.
+// may refuse. A source equal to the latest version's is not stored again. The
+// error wraps ErrNoDate, or ErrSuccessor where the versions of one name would not
+// be of one currency, or what is grandfathered does not exist.
 func (s *Store) Publish(ctx context.Context, name string, source []byte, now time.Time, check func(next, last *rating.Plan) error) (Version, error) {
 	plan, _, err := planfile.Parse(name, source)
 	if err != nil {
@@ -106,6 +115,9 @@ func (s *Store) Publish(ctx context.Context, name string, source []byte, now tim
 				return err
 			}
 		}
+		if err := s.follows(ctx, tx, next, plan); err != nil {
+			return err
+		}
 		if check != nil {
 			if err := check(plan, before); err != nil {
 				return err
@@ -120,23 +132,19 @@ func (s *Store) Publish(ctx context.Context, name string, source []byte, now tim
 	return next, nil
 }
 
-const versionInForce = `
-SELECT plan, version, effective_at, mid_period, published_at, source
-FROM plan_versions
-WHERE plan = $1 AND effective_at <= $2
-ORDER BY effective_at DESC, version DESC
-LIMIT 1`
-
 // InForce is the version of a plan for a period that begins at periodStart: the
 // latest that takes effect on that day, in the plan's zone, or before. The
 // error wraps ErrNotFound.
 func (s *Store) InForce(ctx context.Context, plan string, periodStart time.Time) (*rating.Plan, int, error) {
-	v, err := one(ctx, s.pool, versionInForce, plan, periodStart)
+	t, err := s.Timeline(ctx, plan)
 	if err != nil {
-		return nil, 0, fmt.Errorf("plan %s in force at %s: %w", plan, periodStart.UTC().Format(time.RFC3339), err)
+		return nil, 0, err
 	}
-	p, err := s.parsed(v)
-	return p, v.Version, err
+	parts, err := t.Parts(ctx, metering.Window{Start: periodStart, End: periodStart}, 0, 0)
+	if err != nil {
+		return nil, 0, err
+	}
+	return parts[0].Plan, parts[0].Version, nil
 }
 
 const oneVersion = `
@@ -144,12 +152,10 @@ SELECT plan, version, effective_at, mid_period, published_at, source
 FROM plan_versions
 WHERE plan = $1 AND version = $2`
 
-// Load is one version of a plan, parsed. The error wraps ErrNotFound.
+// Load is one version of a plan as it was published, parsed. The error wraps
+// ErrNotFound.
 func (s *Store) Load(ctx context.Context, plan string, version int) (*rating.Plan, error) {
-	s.mu.Lock()
-	p := s.plans[key{plan, version}]
-	s.mu.Unlock()
-	if p != nil {
+	if p := s.cached(key{plan, version, 0}); p != nil {
 		return p, nil
 	}
 	v, err := one(ctx, s.pool, oneVersion, plan, version)
@@ -193,20 +199,34 @@ func (s *Store) List(ctx context.Context) ([]Version, error) {
 	return list, nil
 }
 
-// parsed is the plan of a version, parsed at most once while the store lives.
+// parsed is the plan of a version; all who ask get the same.
 func (s *Store) parsed(v Version) (*rating.Plan, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	k := key{v.Plan, v.Version}
-	if p := s.plans[k]; p != nil {
+	k := key{v.Plan, v.Version, 0}
+	if p := s.cached(k); p != nil {
 		return p, nil
 	}
 	p, _, err := planfile.Parse(fmt.Sprintf("%s version %d", v.Plan, v.Version), v.Source)
 	if err != nil {
 		return nil, err
 	}
+	return s.keep(k, p), nil
+}
+
+func (s *Store) cached(k key) *rating.Plan {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.plans[k]
+}
+
+// keep remembers a plan, and gives what is to be used: the first that was kept.
+func (s *Store) keep(k key, p *rating.Plan) *rating.Plan {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if first := s.plans[k]; first != nil {
+		return first
+	}
 	s.plans[k] = p
-	return p, nil
+	return p
 }
 
 // querier is what a pool and a transaction have in common.
