@@ -719,3 +719,38 @@ func TestLateStartEvent(t *testing.T) {
 	b.must(b.host.Crash(vm))
 	b.check(0, counters...)
 }
+
+// An event takes a while to arrive. A round that is due meanwhile does not count
+// the domain on in the state that it has left: neither by its own tick nor by a
+// sample that comes first.
+func TestEventThatArrivesAfterARoundWasDue(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		kind  agent.EventKind
+		do    func(*agenttest.Host) error
+		while func(*bench) // between the change and its event
+	}{
+		{"crash, tick", agent.EventStopped, func(h *agenttest.Host) error { return h.Crash(vm) }, func(b *bench) { b.rig.Tick() }},
+		{"pause, tick", agent.EventPaused, func(h *agenttest.Host) error { return h.Pause(vm) }, func(b *bench) { b.rig.Tick() }},
+		{"crash, full reading", agent.EventStopped, func(h *agenttest.Host) error { return h.Crash(vm) }, func(b *bench) { b.full() }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBench(t)
+			b.boot(1)
+			b.must(b.host.Start(t.Context(), spec("ins_00000000000000002", 1)))
+			b.run(8 * time.Second)
+			b.host.Advance(999 * time.Millisecond) // 1 ms before the round
+			b.full()
+			b.deaf = true
+			b.must(c.do(b.host))
+			at := b.host.Now().Wall
+			b.host.Advance(40 * time.Millisecond)
+			c.while(b)
+			b.deaf = false
+			b.rig.Event(agent.Event{ID: vm, Kind: c.kind, At: at, Off: agent.OffCrashed})
+			b.run(3 * time.Second)
+			b.full()
+			b.check(0, metering.MemoryUsedMiBMS)
+		})
+	}
+}

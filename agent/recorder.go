@@ -18,6 +18,11 @@ const (
 	// are there when the round is stamped. A sample that takes longer counts for
 	// the next round; the time registers never wait for it.
 	sampleLead = time.Second
+	// eventLag is how long after its instant a round is taken, at most half an
+	// interval: until then events of what was before it arrive. One that takes longer is too
+	// late for its round: a reading cannot fall, so what was counted in a state that had ended
+	// stays counted.
+	eventLag = time.Second
 	// eventAge is how old an event may be. One that says it is older was stamped
 	// before the wall clock was stepped: it counts as of now.
 	eventAge = time.Minute
@@ -223,28 +228,28 @@ func (r *recorder) begin(ctx context.Context) {
 }
 
 // take takes in a pass over the hypervisor. What changed by it is made durable at
-// once; the rest waits for its round.
+// once; the rest waits for its round. A domain that it does not show stands still:
+// the event that it has ended may be on its way.
 func (r *recorder) take(ctx context.Context, s samples) {
 	r.sampling = false
 	if s.err != nil {
 		r.log.Warn("some domains could not be read", "read", len(s.samples), "err", s.err)
 	}
 	r.stat.change(func(c *RecorderStat) { c.pass(s) })
+	r.list = r.meter.sampled(s.samples)
+	at := r.clock()
 	for _, sample := range s.samples {
-		at := r.instant(sample.At)
+		at = r.instant(sample.At)
 		r.roundsUpTo(at)
 		if r.meter.sample(at, sample) {
 			r.meter.read(sample.ID)
 		}
 	}
-	r.list = r.meter.sampled(s.samples)
 	if s.listed && r.meter.listed(s.domains) {
 		r.changed()
 	}
 	if len(r.served) > 0 {
-		now := r.clock()
-		r.roundsUpTo(now)
-		r.meter.round(now, 2*r.interval)
+		r.meter.round(at, 2*r.interval)
 	}
 	err := r.commit()
 	for _, done := range r.served {
@@ -263,7 +268,7 @@ func (r *recorder) tick(ctx context.Context) {
 		r.log.Warn("the wall clock was set back", "by", r.lastRound.Sub(now.Wall))
 		r.lastRound = now.Wall
 	}
-	r.roundsUpTo(now)
+	r.roundsUpTo(now.at(now.Wall.Add(-r.lag())))
 	if next := r.nextRound(now); now.Wall.Add(r.lead()).Before(next) || next.Equal(r.sampledFor) {
 		return
 	} else {
@@ -310,14 +315,20 @@ func (r *recorder) nextRound(now Instant) time.Time {
 
 func (r *recorder) lead() time.Duration { return min(sampleLead, r.interval/4) }
 
+func (r *recorder) lag() time.Duration { return min(eventLag, r.interval/2) }
+
 // untilNext is how long nothing is due.
 func (r *recorder) untilNext() time.Duration {
 	now := r.clock()
 	next := r.nextRound(now)
-	if !next.Equal(r.sampledFor) {
-		next = next.Add(-r.lead())
+	due := next.Add(-r.lead())
+	if next.Equal(r.sampledFor) {
+		due = next.Add(r.lag())
 	}
-	return max(0, min(wakeEvery, next.Sub(now.Wall)))
+	if last := next.Add(-r.interval); last.After(r.lastRound) && last.Add(r.lag()).Before(due) {
+		due = last.Add(r.lag())
+	}
+	return max(0, min(wakeEvery, due.Sub(now.Wall)))
 }
 
 // commit makes what the meter has taken durable. A failure is logged and
