@@ -28,6 +28,9 @@ type meter struct {
 	// gone is the process that ended last of each instance, so that a sample
 	// taken just before does not bring it back.
 	gone map[metering.InstanceID]process
+	// off is when an event last said that an instance ended, ms, until a later
+	// sample shows it: one from before shows a process that may have had no epoch.
+	off map[metering.InstanceID]int64
 	// lost says that this agent has no memory of what it measured before, so the
 	// control plane's must be heard before a process that ran already gets an
 	// epoch; known is its answer, nil until it comes.
@@ -95,6 +98,7 @@ func newMeter(boot string, log *slog.Logger) *meter {
 		domains:  map[metering.InstanceID]*domain{},
 		starting: map[metering.InstanceID]*domain{},
 		gone:     map[metering.InstanceID]process{},
+		off:      map[metering.InstanceID]int64{},
 		log:      log,
 	}
 }
@@ -111,6 +115,9 @@ func (m *meter) event(at Instant, e Event) bool {
 			m.starting[e.ID] = newDomain(at, e.ID)
 		}
 		return false // the sample that follows knows the process
+	}
+	if e.Kind == EventStopped {
+		m.off[e.ID] = at.ms()
 	}
 	if d == nil || at.ms() < d.OpenedMS {
 		return false // of a process before this one
@@ -165,9 +172,10 @@ func (m *meter) sample(at Instant, s Sample) bool {
 // there is to be none: the process is known to be gone, or the control plane
 // has to be heard first.
 func (m *meter) open(at Instant, s Sample, p process) *domain {
-	if m.gone[s.ID] == p {
+	if m.gone[s.ID] == p || at.ms() <= m.off[s.ID] {
 		return nil
 	}
+	delete(m.off, s.ID)
 	d := m.starting[s.ID]
 	if d == nil && m.lost {
 		if !m.heard {

@@ -754,3 +754,27 @@ func TestEventThatArrivesAfterARoundWasDue(t *testing.T) {
 		})
 	}
 }
+
+// A sample that was read before the end of a process no sample had shown before,
+// and arrives after the event of that end, opens no epoch that would run on.
+func TestStaleSampleOfAnUnknownProcessThatEnded(t *testing.T) {
+	b := newBench(t)
+	b.run(8*time.Second + 900*time.Millisecond)
+	b.deaf = true
+	b.boot(1)
+	stale, err := b.host.Sample(t.Context())
+	b.must(err)
+	b.host.Advance(20 * time.Millisecond)
+	b.deaf = false
+	b.must(b.host.Crash(vm))
+	b.rig.TakeSamples(stale)
+	b.host.Advance(1100 * time.Millisecond) // past a round
+	b.rig.Tick()
+	b.run(time.Minute)
+	b.receive()
+	for id, r := range b.largest {
+		if over := r.Registers.Sub(b.host.Truths()[0].Registers); !over.IsZero() {
+			t.Errorf("epoch %s has %v that never was", id, named(over))
+		}
+	}
+}
