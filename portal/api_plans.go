@@ -84,7 +84,10 @@ func unratedJSON(all []rating.Unrated) []UnratedJSON {
 	list := make([]UnratedJSON, len(all))
 	for i, u := range all {
 		unit, _ := u.Meter.BaseUnit()
-		list[i] = UnratedJSON{u.Resource, u.Meter, u.Labels.Flavor, u.Quantity.String(), unit}
+		list[i] = UnratedJSON{Resource: u.Resource, Meter: u.Meter, Flavor: u.Labels.Flavor, Quantity: u.Quantity.String(), Unit: unit}
+		if !u.Added.IsZero() {
+			list[i].Added = u.Added.String()
+		}
 	}
 	return list
 }

@@ -217,6 +217,9 @@ type UnratedJSON struct {
 	Flavor   string              `json:"flavor"`
 	Quantity string              `json:"quantity"` // base units
 	Unit     string              `json:"unit"`
+	// Added is what minimum and granularity would have added, where a start ended
+	// with no rate in force: nothing charges that either. Base units.
+	Added string `json:"added,omitempty"`
 }
 
 // PreviewJSON answers GET /preview?flavor=&image=&hours=: what an instance costs

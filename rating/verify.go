@@ -732,9 +732,10 @@ func (v *verifier) share(line int, exact, all *big.Rat, whole, share string) {
 	if d.Whole != whole {
 		v.differ(where, "whole is %.40s and should be %s", d.Whole, whole)
 	}
-	for _, got := range []string{d.Amount, l.Amount} {
-		if got != share {
-			v.differ(where, "amount is %.40s and should be %s", got, share)
-		}
+	if d.Amount != share {
+		v.differ(where, "amount is %.40s and should be %s", d.Amount, share)
+	}
+	if l.Amount != share {
+		v.differ(v.at(line, -1), "amount is %.40s and should be %s", l.Amount, share)
 	}
 }

@@ -31,8 +31,8 @@ const firstYear, lastYear = 1970, 9998
 
 // rateFlags are the flags of rate.
 type rateFlags struct {
-	plan, usage, period, format, verify string
-	explain                             bool
+	plan, before, usage, period, format, verify string
+	explain                                     bool
 }
 
 // badInput is an error about what rate was given to read.
@@ -46,6 +46,7 @@ func rateCommand(ctx context.Context, args []string, stdout, stderr io.Writer) i
 	flags := flag.NewFlagSet("usance rate", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.StringVar(&f.plan, "plan", "", "price plan, YAML `file`")
+	flags.StringVar(&f.before, "before", "", "the plan's version before, YAML `file`, whose rates it grandfathers")
 	flags.StringVar(&f.usage, "usage", "", "usage, `file` of one JSON object a line; - is standard input")
 	flags.StringVar(&f.period, "period", "", "billing `month` in the plan's time zone, such as 2026-11")
 	flags.StringVar(&f.format, "format", "json", "json or table")
@@ -97,7 +98,7 @@ func rate(ctx context.Context, f rateFlags, rest []string, warnings io.Writer) (
 	switch {
 	case len(rest) > 0:
 		return nil, badInput{fmt.Errorf("rate takes flags only, and not %q", rest[0])}
-	case f.verify != "" && (f.plan != "" || f.usage != "" || f.period != "" || f.explain):
+	case f.verify != "" && (f.plan != "" || f.before != "" || f.usage != "" || f.period != "" || f.explain):
 		return nil, badInput{errors.New("--verify stands alone: a statement carries all that it needs")}
 	case f.verify != "":
 		return verifyStatement(f.verify)
@@ -113,6 +114,15 @@ func rate(ctx context.Context, f rateFlags, rest []string, warnings io.Writer) (
 	month, err := time.ParseInLocation("2006-01", f.period, plan.Zone)
 	if err != nil || month.Year() < firstYear || month.Year() > lastYear {
 		return nil, badInput{fmt.Errorf("--period %.20q is not a month from %d-01 to %d-12; 2026-11 is", f.period, firstYear, lastYear)}
+	}
+	if f.before != "" {
+		before, err := readPlan(f.before, warnings)
+		if err != nil {
+			return nil, err
+		}
+		if plan, err = plan.Grandfather(before, month); err != nil {
+			return nil, badInput{fmt.Errorf("%s: %w", f.before, err)}
+		}
 	}
 	entries, err := readUsage(f.usage)
 	if err != nil {
@@ -150,7 +160,7 @@ func verifyStatement(path string) ([]byte, error) {
 	if len(differences) > 0 {
 		return nil, fmt.Errorf("%s: %s", path, strings.Join(differences, "\n"+path+": "))
 	}
-	return fmt.Appendf(nil, "%s: equal, %d lines, total %s %s\n", path, len(s.Lines), s.Total, s.Currency), nil
+	return fmt.Appendf(nil, "%s: equal, %d lines, total %s %s\n%s\n", path, len(s.Lines), s.Total, s.Currency, rating.Inputs), nil
 }
 
 func readPlan(path string, warnings io.Writer) (*rating.Plan, error) {
@@ -221,6 +231,9 @@ func statementTable(s *rating.Statement) ([]byte, error) {
 		resource := string(l.Resource)
 		if resource == "" {
 			resource = "(all)"
+		}
+		if l.Like != "" {
+			resource = "(" + l.Like + ")"
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", resource, l.Rate, l.Meter, l.Quantity, l.Unit, l.Amount)
 	}

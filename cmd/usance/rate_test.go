@@ -196,3 +196,30 @@ func TestRateVerify(t *testing.T) {
 		})
 	}
 }
+
+// TestRateBefore: a plan file with the version before it, which it grandfathers.
+func TestRateBefore(t *testing.T) {
+	const plan = "plan: p\ncurrency: EUR\neffective: 2026-10-01\ngrandfathered: {until: 2027-01-01}\nrates:\n  - {id: r, meter: instance.running, price: 2 per hour}\n"
+	const usage = `{"resource":"a","meter":"instance.running","start":"2026-11-01T00:00:00Z","end":"2026-11-01T01:00:00Z","quantity":"3600","labels":{"created":"2026-09-30T23:59:59Z"}}
+{"resource":"b","meter":"instance.running","start":"2026-11-01T00:00:00Z","end":"2026-11-01T01:00:00Z","quantity":"3600","labels":{"created":"2026-10-01T00:00:00Z"}}`
+	for name, tc := range map[string]struct {
+		before         string
+		code           int
+		stdout, stderr string
+	}{
+		"before":           {"plan: p\ncurrency: EUR\neffective: 2026-01-01\nrates:\n  - {id: r, meter: instance.running, price: 1 per hour}\n", 0, `"total": "3.00"`, ""},
+		"of no day":        {"plan: p\ncurrency: EUR\nrates:\n  - {id: r, meter: instance.running, price: 1 per hour}\n", 2, "", "before.yaml: plan p of 2026-10-01 cannot grandfather"},
+		"another currency": {"plan: p\ncurrency: USD\neffective: 2026-01-01\nrates:\n  - {id: r, meter: instance.running, price: 1 per hour}\n", 2, "", "before.yaml: plan p cannot grandfather rates in USD"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "before.yaml")
+			if err := os.WriteFile(file, []byte(tc.before), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			code, stdout, stderr := runRate(t, plan, usage, "--before", file)
+			if code != tc.code || !strings.Contains(stdout, tc.stdout) || !strings.Contains(stderr, tc.stderr) || (code != 0) != (stdout == "") {
+				t.Errorf("exit %d\n%s%s", code, stdout, stderr)
+			}
+		})
+	}
+}
