@@ -43,6 +43,10 @@ type plane struct {
 	largest map[metering.EpochID]metering.Reading
 	answer  int // to readings; 0: take them
 	refused int // how many bodies were
+	// retryAfter goes with a refusal, in seconds; "": nothing is said.
+	retryAfter string
+	attempts   []time.Time // to send readings
+	agent      *agent.Agent
 }
 
 func newPlane(t *testing.T) *plane {
@@ -110,8 +114,12 @@ func (p *plane) readings(w http.ResponseWriter, r *http.Request) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.attempts = append(p.attempts, time.Now())
 	if p.answer != 0 {
 		p.refused++
+		if p.retryAfter != "" {
+			w.Header().Set("Retry-After", p.retryAfter)
+		}
 		http.Error(w, "refused by the test", p.answer)
 		return
 	}
@@ -181,6 +189,7 @@ func (p *plane) startAgent(host *agenttest.Host, dir, token string) (stop func()
 	if err != nil {
 		p.t.Fatal(err)
 	}
+	p.agent = a
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()
@@ -259,6 +268,36 @@ func TestAgentKeepsWhatIsNotTaken(t *testing.T) {
 	p.answer = 0
 	p.mu.Unlock()
 	p.await("readings", func() bool { return len(p.largest) == 1 })
+}
+
+// An agent that is asked to wait does, and then sends what it kept.
+func TestAgentObeysRetryAfter(t *testing.T) {
+	for _, answer := range []int{http.StatusTooManyRequests, http.StatusServiceUnavailable} {
+		p := newPlane(t)
+		p.answer, p.retryAfter = answer, "2"
+		host := agenttest.NewLive(1)
+		if err := host.Start(t.Context(), spec(vm, 1)); err != nil {
+			t.Fatal(err)
+		}
+		stop := p.startAgent(host, t.TempDir(), p.ca.Token("secret"))
+		p.await("an attempt", func() bool { return p.refused == 1 })
+		p.mu.Lock()
+		p.answer = 0
+		p.mu.Unlock()
+		p.await("readings", func() bool { return len(p.largest) == 1 })
+		p.await("their acknowledgement", func() bool {
+			s, ok := p.agent.Stat()
+			return ok && s.Sender.Batches > 0
+		})
+		stop()
+		if waited := p.attempts[1].Sub(p.attempts[0]); waited < 2*time.Second {
+			t.Errorf("%d: sent again after %s, asked to wait 2 s", answer, waited)
+		}
+		s, _ := p.agent.Stat()
+		if s.Sender.Errors != 1 || s.Sender.Accepted == 0 || s.Sender.Last.IsZero() || s.Recorder.Rounds == 0 || s.Recorder.Domains != 1 || !s.Recorder.Up {
+			t.Errorf("%d: counted %+v %+v, want one failure, then accepted readings of one domain", answer, s.Sender, s.Recorder)
+		}
+	}
 }
 
 func TestAgentSetsMalformedReadingsAside(t *testing.T) {

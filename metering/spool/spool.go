@@ -54,7 +54,7 @@ type Stat struct {
 	Readings int64     // not yet acknowledged
 	Oldest   time.Time // the earliest time of a waiting reading; zero when nothing waits
 	Thinned  int64     // readings given up by thinning since Open
-	Refused  int64     // rounds refused with ErrFull since Open
+	Refused  int64     // rounds refused since Open: with ErrFull, or since the disk is full
 	Aside    int64     // bodies set aside since Open
 }
 
@@ -141,11 +141,14 @@ func (s *Spool) load(seq uint64) error {
 	}
 	if cut > 0 {
 		s.log.Warn("the end of a spool segment is cut off", "segment", g.path, "bytes", cut, "err", why)
-		if err := s.cut(g, cut, why); err != nil {
-			return err
+		if err = s.cut(g, cut, why); err != nil { // as on a full disk: it is no reason not to meter
+			s.log.Error("the end of a spool segment cannot be kept aside and stays where it is", "segment", g.path, "err", err)
 		}
 	}
 	if len(g.records) == 0 {
+		if err != nil {
+			return nil // the next Open tries again
+		}
 		return os.Remove(g.path)
 	}
 	s.segments = append(s.segments, g)
@@ -199,6 +202,9 @@ func (s *Spool) Append(b *metering.Batch, last bool) error {
 		return fmt.Errorf("spool: new segment: %w", err)
 	}
 	if err := g.append(whole, rec); err != nil {
+		if errors.Is(err, syscall.ENOSPC) {
+			s.stat.Refused++
+		}
 		if len(g.records) == 0 {
 			err = errors.Join(err, s.remove(g))
 		}

@@ -223,7 +223,7 @@ func TestTornTail(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for length := 0; length < len(whole); length += 1 + length%13 {
+	for length := range whole {
 		if err := os.WriteFile(file, whole[:length], 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -323,6 +323,70 @@ func TestFull(t *testing.T) {
 		t.Errorf("%d readings came out of a full spool that held %d", len(got), before.Readings)
 	}
 	mustAppend(t, s, round(3, refusedAt))
+}
+
+// A disk that others fill refuses rounds, visibly, and takes nothing of what was
+// taken, also when the spool is opened with a torn tail that cannot be kept aside.
+func TestFullDisk(t *testing.T) {
+	if testing.Short() {
+		t.Skip("needs a mount")
+	}
+	disk := t.TempDir()
+	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, "size=128k"); err != nil {
+		t.Fatalf("a small disk, which root can mount: %v", err)
+	}
+	defer syscall.Unmount(disk, syscall.MNT_DETACH)
+	dir, filler := filepath.Join(disk, "spool"), filepath.Join(disk, "filler")
+	fill := func() {
+		f, err := os.OpenFile(filler, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for err == nil {
+			_, err = f.Write(make([]byte, 4096))
+		}
+		f.Close()
+	}
+	s := open(t, dir, 0)
+	for n := range 3 {
+		mustAppend(t, s, round(3, n))
+	}
+	fill()
+	taken := 3
+	var err error
+	for ; err == nil; taken++ {
+		err = s.Append(round(3, taken), true)
+	}
+	taken--
+	if !errors.Is(err, syscall.ENOSPC) || s.Stat().Refused != 1 || s.Stat().Readings != int64(3*taken) {
+		t.Fatalf("on a full disk: %v, %+v after %d rounds were taken", err, s.Stat(), taken)
+	}
+	s.Close()
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(segmentFiles(t, dir)[0], os.O_WRONLY|os.O_APPEND, 0)
+	if err == nil {
+		_, err = f.Write(make([]byte, 9))
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	fill()
+	s = open(t, dir, 0)
+	if st := s.Stat(); st.Readings != int64(3*taken) || st.Aside != 0 {
+		t.Fatalf("opened on a full disk: %+v", st)
+	}
+	if err := s.Append(round(3, taken), true); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("on a disk that is still full: %v", err)
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	mustAppend(t, s, round(3, taken))
+	if got := drain(t, s); len(got) != 3*(taken+1) {
+		t.Errorf("%d readings came out, want %d", len(got), 3*(taken+1))
+	}
 }
 
 // A spool that thins holds more than twice what it would hold otherwise.

@@ -195,6 +195,12 @@ func hostile(t testing.TB) map[string]struct {
 		"bytes after":       {encoders.EncodeAll(append(plain[:len(plain):len(plain)], 0), nil), "1 bytes after the readings"},
 		"many columns":      {bodyOf(func(b *proto.Buffer) { b.PutUVarInt(Version); b.PutInt(1 << 40) }), "columns instead of 24"},
 		"many rows":         {manyRows(MaxEpochs + 1), "10001 rows; at most 10000 are taken"},
+		"many readings": {bodyOf(func(b *proto.Buffer) {
+			b.PutUVarInt(Version)
+			putEmptyBlock(b, epochColumns()...)
+			b.PutInt(1)
+			b.PutInt(MaxReadings + 1)
+		}), "20001 rows; at most 20000 are taken"},
 		"rows without data": {manyRows(MaxEpochs), `column "id": 10000 rows of 32 bytes in the last 0 bytes`},
 		"a long name": {bodyOf(func(b *proto.Buffer) {
 			b.PutUVarInt(Version)
@@ -209,6 +215,31 @@ func hostile(t testing.TB) map[string]struct {
 		"an epoch twice": {replaced(t, string(batchOf(2, 0).Epochs[1].ID), string(batchOf(1, 0).Epochs[0].ID)),
 			"is there twice"},
 		"another instance": {replaced(t, "ins_", "vol_"), "is not an id"},
+	}
+}
+
+func epochColumns() []string {
+	return append(metering.RegisterNames(), columnStart, columnLease, columnOpenedMS, columnInstance, columnID)
+}
+
+// putEmptyBlock is a block of columns without rows.
+func putEmptyBlock(b *proto.Buffer, names ...string) {
+	b.PutInt(len(names))
+	b.PutInt(0)
+	for _, name := range names {
+		b.PutString(name)
+		switch name {
+		case columnID:
+			b.PutString("FixedString(32)")
+		case columnInstance:
+			b.PutString("FixedString(21)")
+		case columnStart, columnEpoch:
+			b.PutString("UInt32")
+		case columnOpenedMS, columnAtMS:
+			b.PutString("Int64")
+		default:
+			b.PutString("UInt64")
+		}
 	}
 }
 
@@ -280,34 +311,21 @@ func TestKeep(t *testing.T) {
 
 // Columns may come in any order, and none twice.
 func TestDecodeColumnOrder(t *testing.T) {
-	block := func(b *proto.Buffer, names ...string) {
-		b.PutInt(len(names))
-		b.PutInt(0)
-		for _, name := range names {
-			b.PutString(name)
-			switch name {
-			case columnID:
-				b.PutString("FixedString(32)")
-			case columnInstance:
-				b.PutString("FixedString(21)")
-			case columnStart, columnEpoch:
-				b.PutString("UInt32")
-			case columnOpenedMS, columnAtMS:
-				b.PutString("Int64")
-			default:
-				b.PutString("UInt64")
-			}
-		}
-	}
-	registers := metering.RegisterNames()
-	epochs := append(append([]string(nil), registers...), columnStart, columnLease, columnOpenedMS, columnInstance, columnID)
-	readings := append(append([]string(nil), registers...), columnAtMS, columnEpoch)
-	body := bodyOf(func(b *proto.Buffer) { b.PutUVarInt(Version); block(b, epochs...); block(b, readings...) })
+	epochs, readings := epochColumns(), append(metering.RegisterNames(), columnAtMS, columnEpoch)
+	body := bodyOf(func(b *proto.Buffer) {
+		b.PutUVarInt(Version)
+		putEmptyBlock(b, epochs...)
+		putEmptyBlock(b, readings...)
+	})
 	if err := Decode(new(Batch), body); err != nil {
 		t.Errorf("another order: %v", err)
 	}
 	readings[0] = readings[1]
-	body = bodyOf(func(b *proto.Buffer) { b.PutUVarInt(Version); block(b, epochs...); block(b, readings...) })
+	body = bodyOf(func(b *proto.Buffer) {
+		b.PutUVarInt(Version)
+		putEmptyBlock(b, epochs...)
+		putEmptyBlock(b, readings...)
+	})
 	if err := Decode(new(Batch), body); err == nil || !strings.Contains(err.Error(), `column "paused_ms" is there twice`) {
 		t.Errorf("a column twice: got %v", err)
 	}
