@@ -21,7 +21,16 @@ import (
 	"github.com/usance/usance/sql/sqltest"
 )
 
-var small = compute.Flavor{Name: "small", VCPUs: 1, MemoryMiB: 1024, DiskMiB: 10240}
+// The flavors on offer: small, wider and wider ones, and one with more memory.
+var (
+	small   = compute.Flavor{Name: "small", VCPUs: 1, MemoryMiB: 1024, DiskMiB: 10240}
+	wide    = compute.Flavor{Name: "wide", VCPUs: 4, MemoryMiB: 1024, DiskMiB: 20480}
+	flavors = []compute.Flavor{small, wide,
+		{Name: "wider", VCPUs: 5, MemoryMiB: 1024, DiskMiB: 20480},
+		{Name: "widest", VCPUs: 12, MemoryMiB: 1024, DiskMiB: 20480},
+		{Name: "tall", VCPUs: 2, MemoryMiB: 2048, DiskMiB: 20480},
+	}
+)
 
 var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 
@@ -37,10 +46,12 @@ func newWorld(t testing.TB, c computedb.Config) *world {
 	w := &world{pool: sqltest.Postgres(t)}
 	w.at(noon)
 	c.Flavor = func(_ context.Context, _ metering.TenantID, name string) (compute.Flavor, error) {
-		if name != small.Name {
-			return compute.Flavor{}, fmt.Errorf("flavor %q: %w", name, compute.ErrNoFlavor)
+		for _, f := range flavors {
+			if f.Name == name {
+				return f, nil
+			}
 		}
-		return small, nil
+		return compute.Flavor{}, fmt.Errorf("flavor %q: %w", name, compute.ErrNoFlavor)
 	}
 	c.Image = func(name string) (hostapi.Image, error) {
 		return hostapi.Image{Name: name, Files: []hostapi.ImageFile{{Name: "disk", SHA256: "00", Size: 1}}}, nil
