@@ -1,6 +1,8 @@
 package agenttest
 
 import (
+	"slices"
+
 	"github.com/usance/usance/agent"
 	"github.com/usance/usance/compute"
 	"github.com/usance/usance/metering"
@@ -66,6 +68,25 @@ func (p *phase) add(r *metering.Registers, ms uint64) {
 	r[metering.VCPUMS] += ms * p.vcpus
 	r[metering.MemoryMiBMS] += ms * p.memoryMiB
 	r[metering.MemoryUsedMiBMS] += ms * p.usedMiB
+}
+
+// Until is the course of an epoch whose process went on under other labels (next)
+// after it, as an agent meters it that sees those only at ms: in the state that the
+// process was in, with the allocation of before.
+func (c Course) Until(next Course, ms int64) Course {
+	c.phases, c.Looks, c.EndedMS = slices.Clone(c.phases), slices.Clone(c.Looks), ms
+	for _, p := range next.phases {
+		last := c.phases[len(c.phases)-1]
+		if p.fromMS < ms {
+			c.phases = append(c.phases, phase{p.fromMS, p.paused, last.vcpus, last.memoryMiB, p.usedMiB})
+		}
+	}
+	for _, l := range next.Looks {
+		if l.At.Mono.Milliseconds() <= ms {
+			c.Looks = append(c.Looks, l)
+		}
+	}
+	return c
 }
 
 // begin starts the course of d's epoch where d stands.

@@ -40,7 +40,7 @@ func TestCourseKnowsEveryInstant(t *testing.T) {
 	pass(time.Millisecond)
 	must(h.SetFlavor(id, compute.Flavor{VCPUs: 4, MemoryMiB: 2048}))
 	pass(250 * time.Millisecond)
-	must(h.Relabel(id, 2))
+	must(h.Resize(t.Context(), agent.Spec{ID: id, Lease: 2, Flavor: compute.Flavor{VCPUs: 8, MemoryMiB: 2048}}))
 	opened := h.Now().Mono.Milliseconds()
 	pass(90 * time.Millisecond)
 	must(h.SetLoad(id, Load{UsedMiB: 3}))
@@ -50,6 +50,11 @@ func TestCourseKnowsEveryInstant(t *testing.T) {
 	truths := h.Truths()
 	if len(truths) != 2 || truths[0].EndedMS != opened || truths[1].OpenedMS != opened {
 		t.Fatalf("epochs %+v, want two that meet at %d", truths, opened)
+	}
+	late := opened + 60 // an agent sees the new labels then
+	under := truths[0].Until(truths[1].Course, late)
+	if got, want := under.TimesAt(late)[metering.VCPUMS], truths[0].Registers[metering.VCPUMS]+60*4; got != want || under.EndedMS != late {
+		t.Errorf("under the old labels until %d ms: %d vCPU·ms, want %d", late, got, want)
 	}
 	for ms, want := range then {
 		course := &truths[0].Course
