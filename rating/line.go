@@ -75,6 +75,9 @@ func (l *Line) finish(r *Result) error {
 	l.PriceText, l.Unit = step.Text, step.UnitText()
 	size := r.unitSize(step)
 	l.Quantity = money.FracRat(size.Quo(billed.fraction().Rat(), size))
+	if r.Window != r.Period && l.Rate.byMonth(step) {
+		l.Quantity = l.Quantity.Mul(money.Frac(int64(r.Window.Length()), int64(r.Period.Length()))) // so that it times the price is what it costs
+	}
 	return nil
 }
 

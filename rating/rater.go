@@ -85,6 +85,10 @@ func (p *Plan) forPart(period, window metering.Window) (*Rater, error) {
 const maxMinimum = 1 << 49
 
 func (r *Rater) price(rate *Rate) (priced, error) {
+	share := r.share
+	if rate.Percentile > 0 {
+		share = func(e Exact) Exact { return e } // traffic in a slot is not less in half a month: its price is
+	}
 	p := priced{
 		Rate:        rate,
 		all:         rate.meters(),
@@ -92,25 +96,25 @@ func (r *Rater) price(rate *Rate) (priced, error) {
 		granularity: r.quantity(rate.Granularity),
 		included:    r.quantity(rate.Included.Amount),
 		month:       r.quantity(rate.Included.Month),
-		capUnits:    r.share(r.quantity(rate.Cap.Units)),
+		capUnits:    share(r.quantity(rate.Cap.Units)),
 		capMoney:    money.Frac(rate.Cap.Nano, 1_000_000_000).Mul(r.part()),
 
-		tenantCapUnits: r.share(r.quantity(rate.TenantCap.Units)),
+		tenantCapUnits: share(r.quantity(rate.TenantCap.Units)),
 		tenantCapMoney: money.Frac(rate.TenantCap.Nano, 1_000_000_000).Mul(r.part()),
 	}
 	if rate.Included.Per != PerInstanceMonth {
-		p.included = r.share(p.included)
+		p.included = share(p.included)
 	}
 	if rate.Minimum.For == ForTenant {
-		p.minimum = r.share(p.minimum)
+		p.minimum = share(p.minimum)
 	}
 	for i := range rate.Steps {
 		s := &rate.Steps[i]
 		num, den := r.size(s.Unit)
 		num.Mul(num, new(big.Int).SetUint64(s.Count))
 		rat := new(big.Rat).SetFrac(num, den)
-		if rate.TopUp || rate.Tiers == Package && s.Unit.Month {
-			rat.Quo(rat, r.part().Rat()) // a fee: the part of it that falls into the window, for the same unit
+		if rate.byMonth(s) {
+			rat.Quo(rat, r.part().Rat()) // the part of it that falls into the window, for the same unit
 		}
 		nano := new(big.Int).Mul(big.NewInt(s.Nano), rat.Denom())
 		if !nano.IsInt64() || !rat.Num().IsInt64() {
@@ -118,7 +122,7 @@ func (r *Rater) price(rate *Rate) (priced, error) {
 		}
 		price := money.Price{Nano: nano.Int64(), Per: rat.Num().Int64(), Currency: r.plan.Currency}
 		p.steps = append(p.steps, pricedStep{
-			upTo:  r.share(r.quantity(s.UpTo)),
+			upTo:  share(r.quantity(s.UpTo)),
 			price: price,
 			each:  price.Times(metering.Thousandths(1)),
 			unit:  r.quantity(Span{Thousandths: 1000 * s.Count, Unit: s.Unit}),
@@ -129,12 +133,22 @@ func (r *Rater) price(rate *Rate) (priced, error) {
 	if nano := rate.Minimum.Nano; nano > 0 && p.steps[0].price.Nano > 0 {
 		first := p.steps[0].price
 		n := new(big.Int).Mul(big.NewInt(nano), big.NewInt(first.Per))
-		p.minimum = larger(p.minimum, quotient(n.Mul(n, big.NewInt(1000)), big.NewInt(first.Nano)))
+		bought := quotient(n.Mul(n, big.NewInt(1000)), big.NewInt(first.Nano))
+		if rate.Minimum.For == ForTenant {
+			bought = r.share(bought)
+		}
+		p.minimum = larger(p.minimum, bought)
 	}
 	if p.minimum.whole.Hi >= maxMinimum {
 		return priced{}, fmt.Errorf("minimum %s: it buys more than can be counted at %s", rate.Minimum.Text, rate.Steps[0].Text)
 	}
 	return p, nil
+}
+
+// byMonth reports whether the step's price is for a whole month, however little of
+// it anything was used: a fee, or traffic. A part of the month has its part of it.
+func (r *Rate) byMonth(s *Step) bool {
+	return r.TopUp || r.Percentile > 0 || r.Tiers == Package && s.Unit.Month
 }
 
 // part is the window's part of the period.

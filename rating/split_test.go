@@ -2,6 +2,7 @@ package rating_test
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -97,6 +98,54 @@ func TestPlanChange(t *testing.T) {
 		if len(got) != len(want[i]) {
 			t.Errorf("part %d: %v", i+1, got)
 		}
+	}
+}
+
+// TestPlanChangeOfPercentiles: each half of the month has its own percentile at
+// half the price, with allowance and thresholds as they are; and a line's quantity
+// times its price is what it costs.
+func TestPlanChangeOfPercentiles(t *testing.T) {
+	plan := mustPlan(t, `
+plan: p
+currency: EUR
+rates:
+  - id: line
+    meter: network.public.tx
+    percentile: 95
+    included: 10 Mbit/s
+    steps: [{up to: 20 Mbit/s, price: 2.00 per Mbit/s}, {price: 1.00 per Mbit/s}]
+  - {id: fee, component: fee, meter: network.public.tx, pool: tenant, percentile: 50, minimum: 30 Mbit/s per tenant, price: 1.00 per Mbit/s}
+`)
+	const slot = 37_500_000 * 1000 // thousandths of a byte in a slot at 1 Mbit/s
+	var usage []metering.Usage
+	for i, part := range halves(plan, plan) {
+		for at := part.Window.Start; at.Before(part.Window.End); at = at.Add(metering.SlotLength) {
+			usage = append(usage, metering.Usage{Resource: "vm", Meter: metering.NetworkPublicTx, Start: "1",
+				Window: metering.Window{Start: at, End: at.Add(metering.SlotLength)}, Quantity: metering.Thousandths(uint64(50-35*i) * slot)})
+		}
+	}
+	results, err := rating.RateParts(november, halves(plan, plan), usage)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, r := range results {
+		lines, err := r.Lines()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range lines {
+			got = append(got, l.Rate.ID+" "+l.Net.String())
+			price := money.Frac(l.Rate.Steps[l.Step].Nano, 1_000_000_000)
+			if l.Quantity.Mul(price).Cmp(l.Exact) != 0 {
+				t.Errorf("%s: %s %s at %s is not %s", l.Key, l.Quantity.Text(), l.Unit, price.Text(), l.Exact.Text())
+			}
+		}
+	}
+	// 50 Mbit/s: 20 at 2.00, 20 at 1.00, half a month; 15: 5 at 2.00. Half of 50 and of the minimum of 30.
+	want := []string{"line 20.00", "line 10.00", "fee 25.00", "line 5.00", "fee 15.00"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }
 
