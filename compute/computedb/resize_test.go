@@ -363,7 +363,7 @@ func TestMoveTakenBack(t *testing.T) {
 // at once, no quota, credit or host is exceeded, no order fails for another reason
 // than it may, and an instance has at no time leases in force on two hosts.
 func TestConcurrentOrders(t *testing.T) {
-	const tenants, workers, steps, credit = 3, 8, 25, 7 // credit for so many vCPUs
+	const tenants, workers, steps, credit = 3, 8, 40, 5 // credit for so many vCPUs
 	w := newWorld(t, computedb.Config{
 		Credit: func(_ context.Context, _ pgx.Tx, _ metering.TenantID, flavor string, running map[string]int) error {
 			cost := 0
@@ -383,7 +383,7 @@ func TestConcurrentOrders(t *testing.T) {
 	for range 3 {
 		hosts = append(hosts, w.host(t, 8))
 	}
-	quota := compute.Quota{Instances: 6, Capacity: room(9)}
+	quota := compute.Quota{Instances: 6, Capacity: room(7)}
 	for i := range tenants {
 		if err := w.SetQuota(t.Context(), tenantNo(i), quota); err != nil {
 			t.Fatal(err)
@@ -495,7 +495,7 @@ func (w *world) order(t testing.TB, tenant metering.TenantID, hosts []metering.H
 		_, err = w.Move(t.Context(), in.ID, hosts[random.IntN(len(hosts))])
 		return "move", err
 	default:
-		power := []compute.Power{compute.PowerRunning, compute.PowerStopped, compute.PowerStopped, compute.PowerDeleted}[random.IntN(4)]
+		power := []compute.Power{compute.PowerRunning, compute.PowerStopped, compute.PowerStopped, compute.PowerRunning, compute.PowerDeleted}[random.IntN(5)]
 		_, err = w.SetPower(t.Context(), tenant, in.ID, power, compute.ReasonTenant)
 		return string(power), err
 	}
