@@ -28,6 +28,7 @@ var quietLog = slog.New(slog.DiscardHandler)
 
 // stores are the control plane's databases, looked at from outside.
 type stores struct {
+	pool     *pgxpool.Pool
 	readings *readingdb.Store
 	epochs   *epochdb.Store
 	leaks    *leaks.Run
@@ -46,7 +47,7 @@ func openStores(t testing.TB, data string) *stores {
 		t.Fatal(err)
 	}
 	t.Cleanup(pool.Close)
-	s := &stores{readings: readings, epochs: epochdb.New(pool)}
+	s := &stores{pool: pool, readings: readings, epochs: epochdb.New(pool)}
 	s.leaks = &leaks.Run{Compute: computedb.New(pool, computedb.Config{Log: quietLog}), Epochs: s.epochs, Allocations: allocdb.New(pool),
 		Readings: readings, Log: quietLog, Hourly: func(context.Context, metering.TenantID, string) (int64, string, error) { return 0, "EUR", nil }}
 	return s
