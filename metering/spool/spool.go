@@ -18,8 +18,8 @@ import (
 	"github.com/usance/usance/metering/wire"
 )
 
-// DefaultMaxBytes holds five hours of 100 instances in full (150 bytes a reading,
-// every 10 s), or more than ten weeks of them thinned (75 bytes, 2016 slots a week).
+// DefaultMaxBytes holds a week of 100 busy instances, the last two days of it in
+// full and the rest thinned (BenchmarkWeek).
 const DefaultMaxBytes = 256 << 20
 
 // Shares of MaxBytes.
