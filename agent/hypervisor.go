@@ -105,6 +105,9 @@ const (
 	EventStarted EventKind = "started"
 	EventPaused  EventKind = "paused"
 	EventResumed EventKind = "resumed"
+	// EventLeaving: it stands still here to go on elsewhere. It is stopped when it
+	// does, and paused or resumed when it stays after all.
+	EventLeaving EventKind = "leaving"
 	EventStopped EventKind = "stopped"
 )
 

@@ -82,6 +82,9 @@ type domain struct {
 	// unwatched says that nobody watched since AtMS; held that the domain was not
 	// in the last sample. In both cases its time does not advance on trust.
 	unwatched, held bool
+	// leaving says that it stands still to go on elsewhere: the time until it
+	// stopped here is that of its epoch there.
+	leaving bool
 	// doubted says that the last sample showed a state that no event has told of,
 	// since doubtedMS: until the event comes, or samples have shown the same for
 	// eventLate, time stands still.
@@ -122,15 +125,20 @@ func (m *meter) event(at Instant, e Event) bool {
 	if d == nil || at.ms() < d.OpenedMS {
 		return false // of a process before this one
 	}
-	if e.Kind == EventStopped && d.doubted {
-		d.Paused = true // events come in order, so the one that says when was lost
+	stays := e.Kind != EventStopped
+	if d.leaving && stays || d.doubted && !stays {
+		// It stood still. Events come in order: in doubt, the one that says since when was lost.
+		d.Paused = true
 	}
-	if !d.unwatched {
+	if !d.unwatched && (stays || !d.leaving) {
 		d.advance(at)
 	}
 	switch e.Kind {
 	case EventPaused, EventResumed:
-		d.Paused, d.doubted = e.Kind == EventPaused, false
+		d.Paused, d.leaving, d.doubted = e.Kind == EventPaused, false, false
+		d.ChangedMS = at.ms()
+	case EventLeaving:
+		d.leaving, d.doubted = true, false
 		d.ChangedMS = at.ms()
 	case EventStopped:
 		delete(m.starting, e.ID)
@@ -348,7 +356,7 @@ func (m *meter) watch(live bool) {
 // Domains last seen more than stale ago are left out.
 func (m *meter) round(at Instant, stale time.Duration) {
 	for _, d := range m.domains {
-		if d.unwatched || d.held || d.doubted || at.ms() < d.AtMS || at.ms()-d.seenMS > stale.Milliseconds() {
+		if d.unwatched || d.held || d.leaving || d.doubted || at.ms() < d.AtMS || at.ms()-d.seenMS > stale.Milliseconds() {
 			continue
 		}
 		d.advance(at)
@@ -410,23 +418,23 @@ const eventLate = 2 * time.Second
 
 // observe takes in a sample of the domain's process.
 func (d *domain) observe(at Instant, s Sample) {
-	changed := d.Paused != s.Paused && at.ms() >= d.ChangedMS // a sample older than the last event knows less
+	changed := (d.leaving || d.Paused != s.Paused) && at.ms() >= d.ChangedMS // a sample older than the last event knows less
 	switch {
 	case d.unwatched:
 		// Running before and after counts as running; else the state with the
 		// lower price, paused.
-		d.Paused = d.Paused || s.Paused
+		d.Paused = d.Paused || s.Paused || d.leaving
 		before := d.Registers[metering.RunningMS]
 		d.advance(at)
 		d.Registers[metering.BridgedMS] += d.Registers[metering.RunningMS] - before
-		d.Paused, d.doubted = s.Paused, false
+		d.Paused, d.leaving, d.doubted = s.Paused, false, false
 	case changed && !d.doubted:
 		d.doubted, d.doubtedMS = true, at.ms() // the event that says when is on its way
 	case changed && at.ms()-d.doubtedMS < eventLate.Milliseconds(): // and may still be
 	case changed: // it was lost: as if nobody had watched
 		d.Paused = true
 		d.advance(at)
-		d.Paused, d.doubted = s.Paused, false
+		d.Paused, d.leaving, d.doubted = s.Paused, false, false
 	default:
 		d.advance(at)
 		d.doubted = false

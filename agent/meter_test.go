@@ -447,6 +447,44 @@ func TestUsedMemoryHoldsBetweenReads(t *testing.T) {
 	}
 }
 
+// TestMigrationAway ends the time of an epoch when the domain stands still to go on
+// elsewhere; when it stays after all, that was a pause.
+func TestMigrationAway(t *testing.T) {
+	for _, c := range []struct {
+		name            string
+		then            agent.Event
+		running, paused uint64
+	}{
+		{"it goes", agent.Event{Kind: agent.EventStopped, Off: agent.OffMigrated}, 10_000, 0},
+		{"it stays", agent.Event{Kind: agent.EventResumed}, 15_000, 3_000},
+		{"it stays, and no event says so", agent.Event{}, 13_000, 5_000}, // until samples have shown it for a while
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBench(t)
+			b.boot(1)
+			b.run(10 * time.Second)
+			b.must(b.host.SetHung(vm, true)) // it is not sampled while it migrates
+			b.rig.Event(agent.Event{ID: vm, Kind: agent.EventLeaving, At: b.host.Now().Wall})
+			b.run(3 * time.Second)
+			b.must(b.host.SetHung(vm, false))
+			if c.then.Kind != "" {
+				c.then.ID, c.then.At = vm, b.host.Now().Wall
+				b.rig.Event(c.then)
+			}
+			for range 5 {
+				b.full()
+				b.run(time.Second)
+			}
+			b.full()
+			b.receive()
+			got, _ := b.got(b.host.Truths()[0].Epoch.ID)
+			if running, paused := got[metering.RunningMS], got[metering.PausedMS]; running != c.running || paused != c.paused {
+				t.Errorf("got %d ms running and %d paused, want %d and %d", running, paused, c.running, c.paused)
+			}
+		})
+	}
+}
+
 // TestInterfaceThatChangesSides counts nothing on the one side that was counted on the other.
 func TestInterfaceThatChangesSides(t *testing.T) {
 	b := newBench(t)

@@ -23,6 +23,9 @@ const (
 	// late for its round: a reading cannot fall, so what was counted in a state that had ended
 	// stays counted.
 	eventLag = time.Second
+	// sampleTimeout bounds a pass over the hypervisor: what did not answer by then
+	// is read in the next.
+	sampleTimeout = 10 * time.Second
 	// eventAge is how old an event may be. One that says it is older was stamped
 	// before the wall clock was stepped: it counts as of now.
 	eventAge = time.Minute
@@ -211,7 +214,7 @@ func (r *recorder) begin(ctx context.Context) {
 	list := r.list
 	r.list = false
 	go func() {
-		ctx, cancel := context.WithTimeout(ctx, r.interval)
+		ctx, cancel := context.WithTimeout(ctx, sampleTimeout)
 		defer cancel()
 		var s samples
 		began := time.Now()

@@ -65,6 +65,7 @@ func (h *Hypervisor) Watch(ctx context.Context, f func(agent.Event)) error {
 		return fmt.Errorf("watch domains: %w", err)
 	}
 	defer conn.DomainEventDeregister(callback)
+	arriving := map[metering.InstanceID]bool{} // migrating in, and not yet running here
 	for {
 		select {
 		case <-ctx.Done():
@@ -72,7 +73,7 @@ func (h *Hypervisor) Watch(ctx context.Context, f func(agent.Event)) error {
 		case err := <-failed:
 			return fmt.Errorf("watch domains: %w", err)
 		case e := <-events:
-			if event, ok := h.translate(ctx, e); ok {
+			if event, ok := h.translate(ctx, e, arriving); ok {
 				f(event)
 			}
 		}
@@ -80,16 +81,28 @@ func (h *Hypervisor) Watch(ctx context.Context, f func(agent.Event)) error {
 }
 
 // translate makes an event of the agent's from one of libvirt's; ok is false for
-// one that changes nothing by itself.
-func (h *Hypervisor) translate(ctx context.Context, e lifecycle) (event agent.Event, ok bool) {
+// one that changes nothing by itself. A domain that migrates in starts here when
+// it resumes, not when its QEMU begins to wait for it.
+func (h *Hypervisor) translate(ctx context.Context, e lifecycle, arriving map[metering.InstanceID]bool) (event agent.Event, ok bool) {
 	event = agent.Event{ID: e.id, At: e.at}
 	switch e.event {
 	case libvirt.DOMAIN_EVENT_STARTED:
 		event.Kind = agent.EventStarted
+		if libvirt.DomainEventStartedDetailType(e.detail) == libvirt.DOMAIN_EVENT_STARTED_MIGRATED {
+			arriving[e.id] = true
+			return event, false
+		}
 	case libvirt.DOMAIN_EVENT_SUSPENDED, libvirt.DOMAIN_EVENT_PMSUSPENDED:
 		event.Kind = agent.EventPaused
+		if e.event == libvirt.DOMAIN_EVENT_SUSPENDED && libvirt.DomainEventSuspendedDetailType(e.detail) == libvirt.DOMAIN_EVENT_SUSPENDED_MIGRATED {
+			event.Kind = agent.EventLeaving
+			return event, true
+		}
 	case libvirt.DOMAIN_EVENT_RESUMED:
 		event.Kind = agent.EventResumed
+		if arriving[e.id] {
+			event.Kind = agent.EventStarted
+		}
 	case libvirt.DOMAIN_EVENT_STOPPED, libvirt.DOMAIN_EVENT_CRASHED:
 		event.Kind = agent.EventStopped
 		event.Off = h.offOf(ctx, e)
@@ -101,6 +114,7 @@ func (h *Hypervisor) translate(ctx context.Context, e lifecycle) (event agent.Ev
 	default:
 		return event, false
 	}
+	delete(arriving, e.id)
 	return event, true
 }
 

@@ -103,14 +103,6 @@ func TestLife(t *testing.T) {
 		b.awaitEvent(t, spec.ID, agent.EventResumed)
 	})
 
-	t.Run("a reboot from inside keeps the counters", func(t *testing.T) {
-		before := b.mustSample(t, spec.ID)
-		con.run(t, "true")
-		con.Write([]byte("reboot -f\n"))
-		con.await(t, "tiny guest ready")
-		notBelow(t, before, b.mustSample(t, spec.ID))
-	})
-
 	t.Run("libvirtd dies", func(sub *testing.T) {
 		ended := b.watch(sub)
 		before := b.mustSample(sub, spec.ID)

@@ -38,11 +38,14 @@ const (
 func (h *Hypervisor) Sample(ctx context.Context) ([]agent.Sample, error) {
 	for range bulkAttempts {
 		samples, err := h.sampleOnce(ctx)
-		if ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+		if !errors.Is(err, context.DeadlineExceeded) {
+			return samples, err
+		}
+		h.stats.close() // the call keeps it until it ends
+		if ctx.Err() != nil {
 			return samples, err
 		}
 		h.cfg.Log.Warn("a bulk call is held up by a domain that does not answer", "after", bulkTimeout)
-		h.stats.close() // the call keeps it until it ends
 	}
 	return nil, fmt.Errorf("sample domains: %d calls in a row took more than %s", bulkAttempts, bulkTimeout)
 }
@@ -88,7 +91,7 @@ func (h *Hypervisor) read(c *libvirt.Connect, some []*libvirt.Domain, s *sampled
 	at := time.Now() // after: no counter holds more than what was before
 	for i := range records {
 		record := &records[i]
-		if state := record.State; state == nil || !active(state.State) || isStarting(state.State, state.Reason) {
+		if state := record.State; state == nil || !active(state.State) || isStarting(state.State, state.Reason) || isMigrating(state) {
 			record.Domain.Free()
 			continue
 		}
@@ -124,6 +127,12 @@ func active(state libvirt.DomainState) bool {
 		return false
 	}
 	return true
+}
+
+// isMigrating reports whether the domain stands still because it is about to run
+// elsewhere, or has not run here yet: its QEMU counts nothing of its own.
+func isMigrating(state *libvirt.DomainStatsState) bool {
+	return state.State == libvirt.DOMAIN_PAUSED && libvirt.DomainPausedReason(state.Reason) == libvirt.DOMAIN_PAUSED_MIGRATION
 }
 
 // complete reports whether QEMU itself was asked: only it counts what disks do.

@@ -23,7 +23,13 @@ import (
 	"github.com/usance/usance/metering"
 )
 
-func TestMain(m *testing.M) { os.Exit(localtest.Main(m)) }
+func TestMain(m *testing.M) {
+	if settings := os.Getenv(agentVariable); settings != "" {
+		fmt.Fprintln(os.Stderr, "agent:", runAgent(settings))
+		os.Exit(1)
+	}
+	os.Exit(localtest.Main(m))
+}
 
 // bench is a hypervisor on the tests' libvirtd, watched.
 type bench struct {
@@ -37,6 +43,11 @@ type bench struct {
 func newBench(t *testing.T) *bench {
 	t.Helper()
 	libvirtd, dir := localtest.Start(t)
+	return benchOn(t, libvirtd, dir)
+}
+
+func benchOn(t *testing.T, libvirtd *local.Libvirtd, dir string) *bench {
+	t.Helper()
 	h, err := New(Config{
 		URI: libvirtd.URI(), DataDir: filepath.Join(dir, "agent"), VirtType: VirtQEMU,
 		Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
@@ -75,6 +86,18 @@ func (b *bench) watch(t *testing.T) (ended chan error) {
 func (b *bench) spec(t *testing.T) agent.Spec {
 	t.Helper()
 	id := metering.InstanceID(metering.NewID(metering.PrefixInstance))
+	b.removeAtEnd(t, id)
+	return agent.Spec{
+		ID: id, Lease: 7, Start: 3, Name: "web-1",
+		Flavor:  compute.Flavor{Name: "small", VCPUs: 1, MemoryMiB: 160, DiskMiB: 256},
+		Image:   localtest.Tiny(t, "usance.load=off"),
+		MAC:     fmt.Sprintf("52:54:00:%s:%s:%s", id[4:6], id[6:8], id[8:10]),
+		SSHKeys: []string{"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExample tenant@example"},
+	}
+}
+
+// removeAtEnd removes what the test leaves of the instance.
+func (b *bench) removeAtEnd(t *testing.T, id metering.InstanceID) {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		defer cancel()
@@ -85,13 +108,6 @@ func (b *bench) spec(t *testing.T) agent.Spec {
 			t.Error(err)
 		}
 	})
-	return agent.Spec{
-		ID: id, Lease: 7, Start: 3, Name: "web-1",
-		Flavor:  compute.Flavor{Name: "small", VCPUs: 1, MemoryMiB: 160, DiskMiB: 256},
-		Image:   localtest.Tiny(t, "usance.load=off"),
-		MAC:     fmt.Sprintf("52:54:00:%s:%s:%s", id[4:6], id[6:8], id[8:10]),
-		SSHKeys: []string{"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExample tenant@example"},
-	}
 }
 
 func (b *bench) start(t *testing.T, spec agent.Spec) {
@@ -220,13 +236,14 @@ func (b *bench) console(t *testing.T, id metering.InstanceID) *console {
 			}
 		}
 	}()
+	c.Write([]byte("\n")) // a shell that waits says so once more
 	c.await(t, "/ # ")
 	return c
 }
 
 func (c *console) await(t *testing.T, text string) {
 	t.Helper()
-	for end := time.Now().Add(40 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(90 * time.Second); ; time.Sleep(50 * time.Millisecond) { // a boot on a busy machine
 		c.mu.Lock()
 		seen := c.seen.String()
 		c.mu.Unlock()
@@ -239,14 +256,19 @@ func (c *console) await(t *testing.T, text string) {
 	}
 }
 
+// forget begins anew with what was seen.
+func (c *console) forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.seen.Reset()
+}
+
 // run runs a command in the guest and returns when it ended well.
 func (c *console) run(t *testing.T, command string) {
 	t.Helper()
-	c.mu.Lock()
-	c.seen.Reset()
-	c.mu.Unlock()
-	fmt.Fprintf(c, "%s && echo do''ne\n", command)
-	c.await(t, "done")
+	c.forget()
+	fmt.Fprintf(c, "%s && echo it-ended-we''ll\n", command) // so that the echo of the line is not it
+	c.await(t, "it-ended-well")
 }
 
 func TestNew(t *testing.T) {

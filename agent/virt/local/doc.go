@@ -1,5 +1,5 @@
 // Package local runs a libvirtd of our own where the machine has none that
-// answers: in a network and a mount namespace of its own, so that nothing of it
+// answers: in namespaces of its own (network, mounts, host name), so that nothing of it
 // appears among the machine's interfaces, firewall rules and libvirt folders.
 //
 // It owns that libvirtd, the process that holds the namespaces, the network

@@ -36,13 +36,16 @@ type Config struct {
 	// beneath it, and belongs to one Libvirtd at a time: whoever calls Start
 	// holds the lock of the data folder around it.
 	Dir string
-	Log *slog.Logger
+	// HostName is the host's name inside; the machine's when empty. Guests migrate
+	// only between hosts of different names.
+	HostName string
+	Log      *slog.Logger
 }
 
 // Libvirtd is a libvirtd of our own.
 type Libvirtd struct {
-	dir string
-	log *slog.Logger
+	dir, hostName string
+	log           *slog.Logger
 }
 
 // Answers reports whether a libvirtd answers at a libvirt URI, such as
@@ -63,7 +66,7 @@ func activeNetworks(ctx context.Context, uri string) ([]string, error) {
 // Start goes on with the libvirtd of the folder when it is alive, else starts
 // one, and waits until it answers and its network is up.
 func Start(ctx context.Context, cfg Config) (*Libvirtd, error) {
-	l := &Libvirtd{dir: cfg.Dir, log: cfg.Log}
+	l := &Libvirtd{dir: cfg.Dir, hostName: cfg.HostName, log: cfg.Log}
 	if !filepath.IsAbs(cfg.Dir) || len(l.socket()) > maxSocketPath {
 		return nil, fmt.Errorf("libvirt folder %q: want an absolute path of at most %d bytes",
 			cfg.Dir, maxSocketPath-len("/run/libvirt-sock"))

@@ -18,10 +18,11 @@ import (
 
 // enter is what the holder of the namespaces runs in them: our folders over
 // libvirt's, the network namespace's own sysfs (libvirt looks for interfaces
-// there), and then nothing, for as long as the namespaces are to live.
+// there), the host's name, and then nothing, for as long as the namespaces are to live.
 const enter = `set -eu
 dir=$1
-shift
+[ -z "$2" ] || echo "$2" >/proc/sys/kernel/hostname
+shift 2
 while [ $# -gt 0 ]; do
 	mkdir -p "$2"
 	mount --bind "$dir/$1" "$2"
@@ -38,7 +39,7 @@ var environment = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/b
 
 // hold makes the namespaces and the process that holds them, and returns its pid.
 func (l *Libvirtd) hold(ctx context.Context) (int, error) {
-	args := []string{"-c", enter, "usance-libvirt", l.dir}
+	args := []string{"-c", enter, "usance-libvirt", l.dir, l.hostName}
 	for _, f := range folders {
 		args = append(args, f.name, f.covers)
 	}
@@ -46,7 +47,7 @@ func (l *Libvirtd) hold(ctx context.Context) (int, error) {
 	cmd.Dir, cmd.Env = "/", environment
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Setsid:       true,
-		Unshareflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET, // Go makes / private with it
+		Unshareflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET | syscall.CLONE_NEWUTS, // Go makes / private with it
 	}
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
@@ -71,7 +72,7 @@ func (l *Libvirtd) hold(ctx context.Context) (int, error) {
 // launch starts libvirtd in the namespaces of the process inside. With -d it
 // returns when libvirtd is ready, or says why it is not.
 func (l *Libvirtd) launch(ctx context.Context, inside int) error {
-	cmd := exec.CommandContext(ctx, "nsenter", "--target", strconv.Itoa(inside), "--mount", "--net", "--wd=/", "--",
+	cmd := exec.CommandContext(ctx, "nsenter", "--target", strconv.Itoa(inside), "--mount", "--net", "--uts", "--wd=/", "--",
 		"libvirtd", "--daemon", "--config", "/etc/libvirt/libvirtd.conf", "--pid-file", "/run/libvirt/libvirtd.pid")
 	cmd.Env = environment
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

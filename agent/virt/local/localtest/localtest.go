@@ -12,6 +12,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"os"
@@ -29,6 +30,9 @@ import (
 // reaperVariable, in the environment, makes this binary the reaper of the folder it names.
 const reaperVariable = "USANCE_TEST_LIBVIRT_REAPER"
 
+// hostPrefix begins the name of each libvirtd's folder.
+const hostPrefix = "libvirt"
+
 // purgeTimeout bounds the reaper's work.
 const purgeTimeout = 30 * time.Second
 
@@ -40,7 +44,10 @@ func init() {
 	io.Copy(io.Discard, os.NewFile(3, "the test's life")) // until the test is gone
 	ctx, cancel := context.WithTimeout(context.Background(), purgeTimeout)
 	defer cancel()
-	err := local.Purge(ctx, local.Config{Dir: filepath.Join(dir, "libvirt"), Log: slog.New(slog.DiscardHandler)})
+	hosts, err := filepath.Glob(filepath.Join(dir, hostPrefix+"*"))
+	for _, host := range hosts {
+		err = errors.Join(err, local.Purge(ctx, local.Config{Dir: host, Log: slog.New(slog.DiscardHandler)}))
+	}
 	if err == nil {
 		err = os.RemoveAll(dir)
 	}
@@ -86,21 +93,37 @@ func Start(t testing.TB) (l *local.Libvirtd, dir string) {
 	}
 	shared.Lock()
 	defer shared.Unlock()
-	if shared.libvirtd != nil {
-		return shared.libvirtd, shared.dir
+	if shared.libvirtd == nil {
+		shared.libvirtd = start(t, hostPrefix, "")
 	}
+	return shared.libvirtd, shared.dir
+}
+
+// Host starts another libvirtd, as a host of that name (short, unique in the
+// binary): for a test that kills it or needs two. It ends with the binary.
+func Host(t testing.TB, name string) (l *local.Libvirtd, dir string) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("needs libvirt and QEMU")
+	}
+	shared.Lock()
+	defer shared.Unlock()
+	return start(t, hostPrefix+"-"+name, name), shared.dir
+}
+
+func start(t testing.TB, folder, name string) *local.Libvirtd {
+	t.Helper()
 	if shared.reaper == nil {
 		if err := startReaper(); err != nil {
 			t.Fatalf("reaper of the tests' libvirtd: %v", err)
 		}
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	l, err := local.Start(t.Context(), local.Config{Dir: filepath.Join(shared.dir, "libvirt"), Log: log})
+	l, err := local.Start(t.Context(), local.Config{Dir: filepath.Join(shared.dir, folder), HostName: name, Log: log})
 	if err != nil {
 		t.Fatalf("libvirtd for the tests (deploy/deps.sh installs it): %v", err)
 	}
-	shared.libvirtd = l
-	return l, shared.dir
+	return l
 }
 
 func startReaper() error {
