@@ -38,8 +38,8 @@ func (t *Trial) Check(now time.Time) error {
 
 // Backtest rates the stored usage of the accounts after a tenant by id, at most
 // limit of them, under the trial's plan and under what they are billed by. next is
-// the account that the following page comes after, "" on the last. One account's usage
-// at a time is in memory. The error wraps invoicing.ErrNoBacktest or
+// the account that the following page comes after, "" on the last. What was measured of
+// the whole page is in memory. The error wraps invoicing.ErrNoBacktest or
 // invoicing.ErrNoAccount; a tenant that cannot be compared is among the skipped.
 func (r *Run) Backtest(ctx context.Context, t Trial, now time.Time, after metering.TenantID, limit int) (b invoicing.Backtest, next metering.TenantID, err error) {
 	if err := t.Check(now); err != nil {
@@ -60,57 +60,123 @@ func (r *Run) Backtest(ctx context.Context, t Trial, now time.Time, after meteri
 		b.Currency = page[0].Currency
 	}
 	b.Before.Currency, b.After.Currency = b.Currency, b.Currency
-	for _, s := range page {
-		if t.Tenant == "" && !t.All && s.Plan != t.Plan.Name {
-			continue
-		}
-		reason, err := r.try(ctx, t, &b, s, now)
-		if err != nil {
-			return b, "", fmt.Errorf("backtest of plan %s: %w", t.Plan.Name, err)
-		}
-		if reason != "" {
-			b.Skipped = append(b.Skipped, invoicing.Skipped{Tenant: s.Tenant, Reason: reason})
-		}
+	if t.Tenant == "" && !t.All {
+		page = slices.DeleteFunc(page, func(s invoicedb.Standing) bool { return s.Plan != t.Plan.Name })
+	}
+	if err := r.tryAll(ctx, t, &b, page, now); err != nil {
+		return b, "", fmt.Errorf("backtest of plan %s: %w", t.Plan.Name, err)
 	}
 	return b, next, nil
 }
 
-// try adds a tenant to the backtest, or says why not.
-func (r *Run) try(ctx context.Context, t Trial, b *invoicing.Backtest, s invoicedb.Standing, now time.Time) (reason string, err error) {
-	period := metering.Month(time.Date(t.Year, t.Month, 2, 0, 0, 0, 0, s.Zone), s.Zone)
-	if !s.Created.Before(period.End) || !now.After(period.Start) {
-		return "the account has no such period", nil
-	}
-	after := invoicing.Whole(period, t.Plan.ForTenant(s.Tenant))
-	var before invoicing.Rated
-	if t.Against != nil {
-		before = invoicing.Whole(period, t.Against.ForTenant(s.Tenant))
-	} else if before, err = r.billedUnder(ctx, s, period); errors.Is(err, plandb.ErrNotFound) {
-		return err.Error(), nil
-	} else if err != nil {
-		return "", err
-	}
-	if t.AtPar {
-		before, after = inCurrency(before, b.Currency), inCurrency(after, b.Currency)
-	}
-	if billed := before.Parts[0].Plan.Currency; billed != b.Currency || after.Parts[0].Plan.Currency != b.Currency {
-		return fmt.Sprintf("it is billed in %s, plan %s is in %s", billed, t.Plan.Name, t.Plan.Currency), nil
-	}
-	usage, err := r.usage(ctx, s.Tenant, now, before, after)
+// tryAll adds the tenants to the backtest, or says why not.
+func (r *Run) tryAll(ctx context.Context, t Trial, b *invoicing.Backtest, page []invoicedb.Standing, now time.Time) error {
+	fixed, err := r.cfg.Books.PlanVersions(ctx, tenantsOf(page)...)
 	if err != nil {
-		return "", err
+		return err
 	}
-	return "", b.Add(s.Tenant, before, after, usage)
+	plans := r.newPlans()
+	var all []*tried
+	for _, s := range page {
+		x, reason, err := t.sides(ctx, b.Currency, plans, s, fixed[s.Tenant], now)
+		if err != nil {
+			return err
+		}
+		if reason != "" {
+			b.Skipped = append(b.Skipped, invoicing.Skipped{Tenant: s.Tenant, Reason: reason})
+		} else {
+			all = append(all, x)
+		}
+	}
+	if err := r.readAll(ctx, all); err != nil {
+		return err
+	}
+	for _, x := range all {
+		usage, err := r.usage(ctx, x)
+		if err != nil {
+			return err
+		}
+		if err := b.Add(x.tenant, x.before, x.after, usage); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// billedUnder is the period under the plans that it is billed under.
-func (r *Run) billedUnder(ctx context.Context, s invoicedb.Standing, period metering.Window) (invoicing.Rated, error) {
-	fixed, err := r.cfg.Books.PlanVersions(ctx, s.Tenant)
-	if err != nil {
-		return invoicing.Rated{}, err
+// tried is a tenant whose usage of a period is rated under both sides. It is split
+// at the ends of either; what was used before the period counts as billed before.
+type tried struct {
+	tenant        metering.TenantID
+	before, after invoicing.Rated
+	spans         []invoicing.Span
+	instants      []time.Time
+	read          *sources
+}
+
+// sides is what a tenant is rated under, or why it cannot be compared.
+func (t *Trial) sides(ctx context.Context, currency money.Currency, plans *plans, s invoicedb.Standing, fixed map[time.Time]invoicedb.PlanVersion, now time.Time) (x *tried, reason string, err error) {
+	period := metering.Month(time.Date(t.Year, t.Month, 2, 0, 0, 0, 0, s.Zone), s.Zone)
+	if !s.Created.Before(period.End) || !now.After(period.Start) {
+		return nil, "the account has no such period", nil
 	}
-	rated, _, _, err := r.newPlans().rated(ctx, s.Account, period, fixed[period.Start], anyVersion)
-	return rated, err
+	x = &tried{tenant: s.Tenant, after: invoicing.Whole(period, t.Plan.ForTenant(s.Tenant))}
+	if t.Against != nil {
+		x.before = invoicing.Whole(period, t.Against.ForTenant(s.Tenant))
+	} else if x.before, _, _, err = plans.rated(ctx, s.Account, period, fixed[period.Start], anyVersion); errors.Is(err, plandb.ErrNotFound) {
+		return nil, err.Error(), nil
+	} else if err != nil {
+		return nil, "", err
+	}
+	if t.AtPar {
+		x.before, x.after = inCurrency(x.before, currency), inCurrency(x.after, currency)
+	}
+	if billed := x.before.Parts[0].Plan.Currency; billed != currency || x.after.Parts[0].Plan.Currency != currency {
+		return nil, fmt.Sprintf("it is billed in %s, plan %s is in %s", billed, t.Plan.Name, t.Plan.Currency), nil
+	}
+	x.split(now)
+	return x, "", nil
+}
+
+// split splits the period up to now.
+func (x *tried) split(now time.Time) {
+	period := x.before.Period
+	ends := append(x.before.Ends(), x.after.Ends()...)
+	slices.SortFunc(ends, time.Time.Compare)
+	earlier := metering.Window{End: period.Start}
+	x.spans, x.instants = []invoicing.Span{{Period: earlier, Window: earlier}}, []time.Time{period.Start}
+	start := period.Start
+	for _, end := range slices.CompactFunc(ends, time.Time.Equal) {
+		x.spans = append(x.spans, invoicing.Span{Period: period, Window: metering.Window{Start: start, End: end}})
+		if !end.Before(now) {
+			x.instants = append(x.instants, now)
+			break
+		}
+		x.instants = append(x.instants, end)
+		start = end
+	}
+}
+
+// readAll reads what was measured, of all tenants at once whose periods are split alike.
+func (r *Run) readAll(ctx context.Context, all []*tried) error {
+	alike := map[string][]*tried{}
+	for _, x := range all {
+		key := fmt.Sprint(x.instants)
+		alike[key] = append(alike[key], x)
+	}
+	for _, some := range alike {
+		tenants := make([]metering.TenantID, len(some))
+		for i, x := range some {
+			tenants[i] = x.tenant
+		}
+		read, err := r.read(ctx, tenants, some[0].instants)
+		if err != nil {
+			return err
+		}
+		for _, x := range some {
+			x.read = read
+		}
+	}
+	return nil
 }
 
 // inCurrency is the period under plans with the same figures in another currency.
@@ -125,37 +191,15 @@ func inCurrency(r invoicing.Rated, c money.Currency) invoicing.Rated {
 	return r
 }
 
-// usage is what a tenant used in a period up to now, by the readings as they are
-// now, split at the ends of either side. What was used before the period counts
-// as billed before.
-func (r *Run) usage(ctx context.Context, tenant metering.TenantID, now time.Time, before, after invoicing.Rated) ([]metering.Usage, error) {
-	period := before.Period
-	ends := append(before.Ends(), after.Ends()...)
-	slices.SortFunc(ends, time.Time.Compare)
-	ends = slices.CompactFunc(ends, time.Time.Equal)
-	earlier := metering.Window{End: period.Start}
-	spans := []invoicing.Span{{Period: earlier, Window: earlier}}
-	instants := []time.Time{period.Start}
-	start := period.Start
-	for _, end := range ends {
-		spans = append(spans, invoicing.Span{Period: period, Window: metering.Window{Start: start, End: end}})
-		if !end.Before(now) {
-			instants = append(instants, now)
-			break
-		}
-		instants = append(instants, end)
-		start = end
-	}
-	odometers, held, err := r.odometers(ctx, tenant, nil, instants)
+// usage is what a tenant used in the period, by the readings as they are now.
+func (r *Run) usage(ctx context.Context, x *tried) ([]metering.Usage, error) {
+	odometers, held := x.read.odometers(x.tenant, nil)
+	segments, err := invoicing.Advance(odometers, x.spans)
 	if err != nil {
 		return nil, err
 	}
-	segments, err := invoicing.Advance(odometers, spans)
-	if err != nil {
+	if err := r.lay(ctx, x.tenant, []invoicing.Rated{x.before, x.after}, segments, held); err != nil {
 		return nil, err
 	}
-	if err := r.lay(ctx, tenant, []invoicing.Rated{before, after}, segments, held); err != nil {
-		return nil, err
-	}
-	return before.Usage(segments), nil
+	return x.before.Usage(segments), nil
 }

@@ -39,10 +39,11 @@ func (r *Run) measure(ctx context.Context, s invoicedb.Standing, at time.Time) (
 	if err != nil {
 		return m, err
 	}
-	odometers, held, err := r.odometers(ctx, s.Tenant, billed, instants)
+	read, err := r.read(ctx, []metering.TenantID{s.Tenant}, instants)
 	if err != nil {
 		return m, err
 	}
+	odometers, held := read.odometers(s.Tenant, billed)
 	if m.segments, err = invoicing.Advance(odometers, spans); err != nil {
 		return m, err
 	}
@@ -69,11 +70,12 @@ func (r *Run) periods(ctx context.Context, s invoicedb.Standing, at time.Time, m
 	plans := r.newPlans()
 	for _, w := range windows {
 		known := anyVersion
-		if made.Plan != "" && made.Plan == fixed[w.Start].Plan {
+		begun := fixed[s.Tenant][w.Start]
+		if made.Plan != "" && made.Plan == begun.Plan {
 			known = made.PlanKnown
 		}
 		var rated invoicing.Rated
-		if rated, begins, newest, err = plans.rated(ctx, s.Account, w, fixed[w.Start], known); err != nil {
+		if rated, begins, newest, err = plans.rated(ctx, s.Account, w, begun, known); err != nil {
 			return nil, begins, 0, err
 		}
 		all = append(all, rated)
@@ -81,31 +83,49 @@ func (r *Run) periods(ctx context.Context, s invoicedb.Standing, at time.Time, m
 	return all, begins, newest, nil
 }
 
-// odometers are all the tenant's epochs and allocations at the instants, which
-// rise, and the allocations by id; what is not among billed begins where it opened.
-func (r *Run) odometers(ctx context.Context, tenant metering.TenantID, billed map[string]invoicing.Level, instants []time.Time) (all []invoicing.Odometer, held map[string]metering.Allocation, err error) {
-	levels, err := r.cfg.Readings.At(ctx, tenant, instants)
-	if err != nil {
-		return nil, nil, err
+// sources are all that is measured of some tenants: their epochs with the levels
+// at instants, which rise, and their allocations up to the last of them.
+type sources struct {
+	instants    []time.Time
+	levels      map[metering.EpochID][]invoicing.Level
+	epochs      map[metering.TenantID][]metering.EpochRecord
+	allocations map[metering.TenantID][]metering.Allocation
+}
+
+// read reads what is measured of the tenants.
+func (r *Run) read(ctx context.Context, tenants []metering.TenantID, instants []time.Time) (*sources, error) {
+	s := &sources{instants: instants, epochs: map[metering.TenantID][]metering.EpochRecord{}, allocations: map[metering.TenantID][]metering.Allocation{}}
+	var err error
+	if s.levels, err = r.cfg.Readings.AtOf(ctx, tenants, instants); err != nil {
+		return nil, err
 	}
 	// An epoch is on record before its first reading is, so after the readings
 	// none of theirs is missing.
-	epochs, err := r.cfg.Epochs.OfTenant(ctx, tenant)
+	epochs, err := r.cfg.Epochs.OfTenants(ctx, tenants)
 	if err != nil {
-		return nil, nil, err
-	}
-	last := instants[len(instants)-1]
-	allocations, err := r.cfg.Allocations.OfTenant(ctx, tenant, metering.Window{End: last})
-	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	for _, e := range epochs {
-		at, seen := levels[e.ID]
+		s.epochs[e.Tenant] = append(s.epochs[e.Tenant], e)
+	}
+	allocations, err := r.cfg.Allocations.OfTenants(ctx, tenants, metering.Window{End: instants[len(instants)-1]})
+	for _, a := range allocations {
+		s.allocations[a.Tenant] = append(s.allocations[a.Tenant], a)
+	}
+	return s, err
+}
+
+// odometers are all the tenant's epochs and allocations at the instants, and the
+// allocations by id; what is not among billed begins where it opened.
+func (s *sources) odometers(tenant metering.TenantID, billed map[string]invoicing.Level) (all []invoicing.Odometer, held map[string]metering.Allocation) {
+	last := s.instants[len(s.instants)-1]
+	for _, e := range s.epochs[tenant] {
+		at, seen := s.levels[e.ID]
 		if !seen {
 			if _, known := billed[string(e.ID)]; !known && e.Opened.After(last) {
 				continue
 			}
-			at = make([]invoicing.Level, len(instants))
+			at = make([]invoicing.Level, len(s.instants))
 		}
 		counted := make([]invoicing.Level, len(at))
 		for i, level := range at {
@@ -113,16 +133,16 @@ func (r *Run) odometers(ctx context.Context, tenant metering.TenantID, billed ma
 		}
 		all = append(all, odometer(invoicing.EpochSource(e), billed, e.Opening, counted))
 	}
-	held = make(map[string]metering.Allocation, len(allocations))
-	for _, a := range allocations {
+	held = make(map[string]metering.Allocation, len(s.allocations[tenant]))
+	for _, a := range s.allocations[tenant] {
 		held[a.ID] = a
-		at := make([]invoicing.Level, len(instants))
-		for i, t := range instants {
+		at := make([]invoicing.Level, len(s.instants))
+		for i, t := range s.instants {
 			at[i] = invoicing.Level{a.At(t)}
 		}
 		all = append(all, odometer(invoicing.AllocationSource(a), billed, invoicing.Level{}, at))
 	}
-	return all, held, nil
+	return all, held
 }
 
 func odometer(source invoicing.Source, billed map[string]invoicing.Level, opening invoicing.Level, at []invoicing.Level) invoicing.Odometer {

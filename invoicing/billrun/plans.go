@@ -97,7 +97,7 @@ func (r *Run) Plan(ctx context.Context, tenant metering.TenantID, at time.Time) 
 	if err != nil {
 		return nil, err
 	}
-	rated, _, _, err := r.newPlans().rated(ctx, s.Account, period, fixed[period.Start], anyVersion)
+	rated, _, _, err := r.newPlans().rated(ctx, s.Account, period, fixed[tenant][period.Start], anyVersion)
 	if err != nil {
 		return nil, err
 	}

@@ -64,12 +64,12 @@ func (r *readings) put(tenant metering.TenantID, reading metering.Reading) {
 	r.of[reading.Epoch] = tenant
 }
 
-func (r *readings) At(_ context.Context, tenant metering.TenantID, instants []time.Time) (map[metering.EpochID][]metering.Registers, error) {
+func (r *readings) AtOf(_ context.Context, tenants []metering.TenantID, instants []time.Time) (map[metering.EpochID][]metering.Registers, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	levels := map[metering.EpochID][]metering.Registers{}
 	for id, all := range r.all {
-		if r.of[id] != tenant {
+		if !slices.Contains(tenants, r.of[id]) {
 			continue
 		}
 		at := make([]metering.Registers, len(instants))

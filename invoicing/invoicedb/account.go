@@ -166,27 +166,28 @@ type PlanVersion struct {
 }
 
 const planVersionsSQL = `
-SELECT DISTINCT ON (period_start) period_start, plan, plan_version
+SELECT DISTINCT ON (tenant, period_start) tenant, period_start, plan, plan_version
 FROM closings
-WHERE tenant = $1
-ORDER BY period_start, seq`
+WHERE tenant = ANY ($1)
+ORDER BY tenant, period_start, seq`
 
-// PlanVersions are the plan versions that the tenant's periods begin under, by the
-// period's start: each as its first closing fixed it.
-func (s *Store) PlanVersions(ctx context.Context, tenant metering.TenantID) (map[time.Time]PlanVersion, error) {
-	rows, err := s.pool.Query(ctx, planVersionsSQL, tenant)
-	if err != nil {
-		return nil, fmt.Errorf("plan versions of %s: %w", tenant, err)
-	}
-	versions := map[time.Time]PlanVersion{}
+// PlanVersions are the plan versions that the tenants' periods begin under, by the
+// period's start: each as its first closing fixed it. A tenant without a closing is absent.
+func (s *Store) PlanVersions(ctx context.Context, tenants ...metering.TenantID) (map[metering.TenantID]map[time.Time]PlanVersion, error) {
+	versions := map[metering.TenantID]map[time.Time]PlanVersion{}
+	var tenant metering.TenantID
 	var start time.Time
 	var v PlanVersion
-	_, err = pgx.ForEachRow(rows, []any{&start, &v.Plan, &v.Version}, func() error {
-		versions[start.UTC()] = v
+	rows, _ := s.pool.Query(ctx, planVersionsSQL, tenants)
+	_, err := pgx.ForEachRow(rows, []any{&tenant, &start, &v.Plan, &v.Version}, func() error {
+		if versions[tenant] == nil {
+			versions[tenant] = map[time.Time]PlanVersion{}
+		}
+		versions[tenant][start.UTC()] = v
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("plan versions of %s: %w", tenant, err)
+		return nil, fmt.Errorf("plan versions of %d tenants: %w", len(tenants), err)
 	}
 	return versions, nil
 }

@@ -112,13 +112,18 @@ func find(ctx context.Context, db querier, ids []metering.EpochID) (map[metering
 	return known, nil
 }
 
-const ofTenantSQL = selectSQL + `WHERE e.tenant = $1 ORDER BY e.id`
+const ofTenantsSQL = selectSQL + `WHERE e.tenant = ANY ($1) ORDER BY e.tenant, e.id`
 
 // OfTenant returns all epochs of a tenant, by id.
 func (s *Store) OfTenant(ctx context.Context, tenant metering.TenantID) ([]metering.EpochRecord, error) {
-	epochs, err := collect(ctx, s.pool, ofTenantSQL, tenant)
+	return s.OfTenants(ctx, []metering.TenantID{tenant})
+}
+
+// OfTenants returns all epochs of the tenants, by tenant and id.
+func (s *Store) OfTenants(ctx context.Context, tenants []metering.TenantID) ([]metering.EpochRecord, error) {
+	epochs, err := collect(ctx, s.pool, ofTenantsSQL, tenants)
 	if err != nil {
-		return nil, fmt.Errorf("epochs of %s: %w", tenant, err)
+		return nil, fmt.Errorf("epochs of %d tenants: %w", len(tenants), err)
 	}
 	return epochs, nil
 }

@@ -16,8 +16,8 @@
 //   - What Insert returned nil for is on disk; in a cluster, on as many replicas
 //     as the server's insert_quorum says.
 //   - No answer depends on which shard of a cluster a reading lies on.
-//   - One method is one statement, hence one consistent result, with a limit on
-//     its time and on its rows. Beyond a limit it fails; it never cuts short in
-//     silence.
+//   - What a method says of one epoch is one consistent result; all but At are one
+//     statement. Each has a limit on its time and on its rows. Beyond a limit it
+//     fails; it never cuts short in silence.
 //   - R(e,t) is exact for every instant, on a slot boundary or inside a slot.
 package readingdb

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -24,12 +25,12 @@ const (
 	atSlotsSQL = `
 SELECT epoch, arrayCount(b -> b < toUnixTimestamp(slot), {bounds:Array(Int64)}) AS n, %s
 FROM reading_slots
-WHERE tenant = {tenant:String} AND slot <= toDateTime({last:Int64}, 'UTC')`
+WHERE tenant IN {tenants:Array(String)} AND slot <= toDateTime({last:Int64}, 'UTC')`
 
 	atReadingsSQL = `
 SELECT epoch, arrayCount(t -> t < toUnixTimestamp64Milli(at), {instants:Array(Int64)}) AS n, %s
 FROM readings
-WHERE tenant = {tenant:String} AND (%s)`
+WHERE tenant IN {tenants:Array(String)} AND (%s)`
 
 	withinSQL = `at > fromUnixTimestamp64Milli(toInt64(%d), 'UTC') AND at <= fromUnixTimestamp64Milli(toInt64(%d), 'UTC')`
 
@@ -39,41 +40,71 @@ WHERE tenant = {tenant:String} AND (%s)`
 // At is R(e,t) of every epoch of a tenant at each instant: per register the
 // largest value over all readings with time ≤ t, however old. The registers of
 // an epoch stand in the order of the instants, zero where it has no reading
-// yet; an epoch without any reading up to the last instant is absent. All of it
-// is one consistent result. At most 1000 instants.
+// yet; an epoch without any reading up to the last instant is absent. What it
+// says of one epoch is one consistent result. At most 1000 instants.
 func (s *Store) At(ctx context.Context, tenant metering.TenantID, instants []time.Time) (map[metering.EpochID][]metering.Registers, error) {
-	if len(instants) == 0 {
+	return s.AtOf(ctx, []metering.TenantID{tenant}, instants)
+}
+
+// AtOf is At for many tenants at once.
+func (s *Store) AtOf(ctx context.Context, tenants []metering.TenantID, instants []time.Time) (map[metering.EpochID][]metering.Registers, error) {
+	if len(instants) == 0 || len(tenants) == 0 {
 		return map[metering.EpochID][]metering.Registers{}, nil
 	}
 	if len(instants) > maxInstants {
-		return nil, fmt.Errorf("registers of %s at %d instants: more than %d", tenant, len(instants), maxInstants)
+		return nil, fmt.Errorf("registers at %d instants: more than %d", len(instants), maxInstants)
 	}
 	at := ascending(instants)
-	sorted := map[metering.EpochID][]metering.Registers{}
-	query, args := atQuery(tenant, at)
-	var epoch string
-	var n uint32
-	row := newScanner(&epoch, &n)
-	err := s.rows(ctx, query, args, func(r driver.Rows) error {
-		if err := r.Scan(row.dest...); err != nil {
-			return err
-		}
-		if sorted[metering.EpochID(epoch)] == nil {
-			sorted[metering.EpochID(epoch)] = make([]metering.Registers, len(at))
-		}
-		sorted[metering.EpochID(epoch)][n] = row.registers
-		return nil
-	})
+	levels, err := s.levels(ctx, tenants, at)
 	if err != nil {
-		return nil, fmt.Errorf("registers of %s: %w", tenant, err)
+		return nil, fmt.Errorf("registers of %d tenants, %s first: %w", len(tenants), tenants[0], err)
 	}
-	for epoch, values := range sorted {
+	for epoch, values := range levels {
 		for i := 1; i < len(values); i++ {
 			values[i] = values[i].Join(values[i-1])
 		}
-		sorted[epoch] = inOrder(values, at, instants)
+		levels[epoch] = inOrder(values, at, instants)
 	}
-	return sorted, nil
+	return levels, nil
+}
+
+// levels are what counts first for each instant. From the latest reading of all
+// on, that is where an epoch stands: no slots are needed there, and at the present
+// none at all.
+func (s *Store) levels(ctx context.Context, tenants []metering.TenantID, at []int64) (map[metering.EpochID][]metering.Registers, error) {
+	totals, err := s.Totals(ctx, tenants)
+	if err != nil {
+		return nil, err
+	}
+	latest := int64(math.MinInt64)
+	for _, t := range totals {
+		latest = max(latest, t.At.UnixMilli())
+	}
+	earlier, _ := slices.BinarySearch(at, latest)
+	levels := make(map[metering.EpochID][]metering.Registers, len(totals))
+	if earlier < len(at) {
+		for epoch, t := range totals {
+			levels[epoch] = make([]metering.Registers, len(at))
+			levels[epoch][earlier] = t.Registers
+		}
+	}
+	if earlier == 0 {
+		return levels, nil
+	}
+	query, args := atQuery(tenants, at[:earlier])
+	var epoch string
+	var n uint32
+	row := newScanner(&epoch, &n)
+	return levels, s.rows(ctx, query, args, func(r driver.Rows) error {
+		if err := r.Scan(row.dest...); err != nil {
+			return err
+		}
+		if levels[metering.EpochID(epoch)] == nil {
+			levels[metering.EpochID(epoch)] = make([]metering.Registers, len(at))
+		}
+		levels[metering.EpochID(epoch)][n] = row.registers
+		return nil
+	})
 }
 
 // ascending are the instants in ms since 1970, ascending, each once. Readings
@@ -99,7 +130,7 @@ func inOrder(values []metering.Registers, at []int64, instants []time.Time) []me
 
 // atQuery takes slots that end at or before an instant from reading_slots, and
 // raw readings only of the slots that an instant lies inside of.
-func atQuery(tenant metering.TenantID, at []int64) (string, []any) {
+func atQuery(tenants []metering.TenantID, at []int64) (string, []any) {
 	bounds := make([]int64, len(at)) // the last slot's end at or before each instant, s since 1970
 	var inside []string
 	for i, t := range at {
@@ -111,7 +142,7 @@ func atQuery(tenant metering.TenantID, at []int64) (string, []any) {
 	}
 	from := fmt.Sprintf(atSlotsSQL, registers)
 	args := []any{
-		clickhouse.Named("tenant", string(tenant)),
+		clickhouse.Named("tenants", texts(tenants)),
 		clickhouse.Named("bounds", bounds),
 		clickhouse.Named("last", bounds[len(bounds)-1]),
 	}
