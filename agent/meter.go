@@ -158,13 +158,13 @@ func (m *meter) sample(at Instant, s Sample) bool {
 		d = nil
 	}
 	notable := d == nil || d.unwatched
-	switch {
-	case d == nil:
+	if d == nil {
 		if d = m.open(at, s, p); d == nil {
 			return false
 		}
 		m.domains[s.ID] = d
-	case d.Epoch.Lease != s.Lease || d.Epoch.Start != s.Start:
+	}
+	if d.Epoch.Lease != s.Lease || d.Epoch.Start != s.Start {
 		d = m.relabel(at, s, d)
 		notable = true
 	}
@@ -263,9 +263,14 @@ func (m *meter) remembered(id metering.InstanceID, p process) (known hostapi.Kno
 }
 
 // relabel ends the epoch of a process and opens the next one of the same
-// process, which begins at the reading that closes the one before.
+// process, which begins at the reading that closes the one before: taken now, so
+// that what was used since the change, a round at most, counts under the old
+// labels. What nobody watched counts under the new ones: a reading precedes every
+// resize, and the lease of the old ones may have ended long ago.
 func (m *meter) relabel(at Instant, s Sample, d *domain) *domain {
-	d.observe(at, s)
+	if !d.unwatched {
+		d.observe(at, s)
+	}
 	next := *d
 	next.Counters = make(map[string]uint64, len(d.Counters))
 	for k, v := range d.Counters {
@@ -278,6 +283,7 @@ func (m *meter) relabel(at Instant, s Sample, d *domain) *domain {
 		Instance: s.ID, Lease: s.Lease, Start: s.Start,
 		Opened: d.At, Opening: d.Registers,
 	}
+	next.allocate(s)
 	m.ended = append(m.ended, d)
 	m.domains[s.ID] = &next
 	return &next

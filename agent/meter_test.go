@@ -289,6 +289,28 @@ func TestMeter(t *testing.T) {
 			b.run(25 * time.Second)
 			b.full()
 		}},
+		{name: "new lease, and the agent dies at once", bridged: 43 * time.Second, do: func(b *bench) {
+			b.run(10 * time.Second)
+			b.full()
+			b.must(b.host.Relabel(vm, 2))
+			b.kill()
+			b.run(43 * time.Second)
+			b.start()
+			b.full()
+		}},
+		{name: "new lease, and the agent dies at once with its state", bridged: 42_990 * time.Millisecond, do: func(b *bench) {
+			b.run(10 * time.Second)
+			b.full()
+			b.receive()
+			b.must(b.host.Relabel(vm, 2))
+			b.kill()
+			b.must(os.RemoveAll(b.dir))
+			b.run(43 * time.Second)
+			b.start()
+			b.rig.Known(b.known())
+			b.full()
+		}, but: []metering.Register{ // a process began within a tick, and what it used in between is not known
+			metering.RunningMS, metering.VCPUMS, metering.MemoryMiBMS, metering.MemoryUsedMiBMS}},
 		{name: "agent killed, same QEMU", bridged: 43 * time.Second, do: func(b *bench) {
 			b.run(12 * time.Second)
 			b.full()

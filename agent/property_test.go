@@ -73,13 +73,38 @@ func (h *history) flaw(id metering.InstanceID) *flaws {
 	return &flaws{}
 }
 
+// resize gives the instance another lease and flavor after a full reading, as an
+// agent does, if it runs and answers. The registers go on, and so do their flaws.
+// That reading is received: an epoch of which nobody remembers anything is part of
+// the one that follows it.
+func (h *history) resize(id metering.InstanceID, f *flaws) bool {
+	if !h.watched() || f.hung {
+		return false
+	}
+	for _, t := range h.host.Truths() {
+		if t.Epoch.Instance != id || t.Ended {
+			continue
+		}
+		h.run(time.Millisecond) // nobody resizes what has started this instant
+		h.must(h.rig.Full())
+		h.receive()
+		s := spec(id, t.Epoch.Start)
+		s.Lease = t.Epoch.Lease + 1
+		s.Flavor.VCPUs = 1 + int(s.Lease) // what runs only grows
+		h.must(h.host.Resize(h.t.Context(), s))
+		*h.flaw(id) = *f
+		return true
+	}
+	return false
+}
+
 func (h *history) watched() bool { return h.rig != nil && !h.down }
 
 func (h *history) step() {
 	id := rapid.SampledFrom(instances).Draw(h.rt, "instance")
 	f := h.flaw(id)
 	switch rapid.SampledFrom([]string{
-		"run", "run", "run", "start", "start", "stop", "crash", "guest off", "pause", "resume", "replace",
+		"run", "run", "run", "start", "start", "stop", "resize", "resize and kill", "crash", "guest off", "pause", "resume", "replace",
 		"hang", "answer", "unreadable", "readable", "kill", "agent", "agent", "lose state", "down", "up", "step", "sleep", "full", "receive",
 	}).Draw(h.rt, "what") {
 	case "run":
@@ -95,6 +120,15 @@ func (h *history) step() {
 		if h.watched() {
 			h.must(h.rig.Full())
 			h.must(h.host.Stop(h.t.Context(), id, 0))
+		}
+	case "resize":
+		if h.resize(id, f) {
+			h.must(h.rig.Full())
+		}
+	case "resize and kill":
+		if h.resize(id, f) {
+			h.kill()
+			h.unwatched()
 		}
 	case "crash":
 		f.unordered, f.unseen = true, f.unseen || !h.watched()

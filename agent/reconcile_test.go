@@ -2,6 +2,7 @@ package agent_test
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"sync"
@@ -181,5 +182,61 @@ func TestReconcileManyAtOnce(t *testing.T) {
 		for _, o := range all {
 			y.expect(t, hostapi.ObservedInstance{ID: o.ID, Generation: 1, State: compute.StateRunning, Start: 1})
 		}
+	})
+}
+
+func TestReconcileResize(t *testing.T) {
+	reconciling(t, func(t *testing.T, y *yard) {
+		y.Want(order(vm, 1, compute.PowerRunning, 1))
+		time.Sleep(time.Second)
+		larger := order(vm, 2, compute.PowerRunning, 1)
+		larger.Lease, larger.Flavor.VCPUs = 2, 4
+		y.host.SetResizeError(errors.New("no vCPUs left"))
+		y.Want(larger)
+		for _, pause := range []time.Duration{0, 2 * time.Second, 4 * time.Second} { // it runs on, says why, and is tried again
+			time.Sleep(pause)
+			y.expect(t, hostapi.ObservedInstance{ID: vm, Generation: 1, State: compute.StateRunning, Start: 1})
+			if o := y.Observed()[0]; o.Lease != 1 || o.Error != "no vCPUs left" {
+				t.Errorf("after %s: %+v; want lease 1 and the error", pause, o)
+			}
+		}
+		y.host.SetResizeError(nil)
+		time.Sleep(8 * time.Second)
+		y.expect(t, hostapi.ObservedInstance{ID: vm, Generation: 2, State: compute.StateRunning, Start: 1})
+		if o := y.Observed()[0]; o.Lease != 2 || o.Error != "" {
+			t.Errorf("done: %+v; want lease 2 and no error", o)
+		}
+		truths := y.host.Truths()
+		if len(truths) != 2 || truths[0].Epoch.Start != truths[1].Epoch.Start || truths[1].Epoch.Lease != 2 {
+			t.Errorf("epochs %+v, want two of one start", truths)
+		}
+		want := []string{"started"}
+		for range 4 { // attempts
+			want = append(want, "full reading", "full reading")
+		}
+		if !slices.Equal(y.log, want) {
+			t.Errorf("done: %v, want %v", y.log, want)
+		}
+	})
+}
+
+func TestReconcileRelease(t *testing.T) {
+	reconciling(t, func(t *testing.T, y *yard) {
+		y.Want(order(vm, 1, compute.PowerRunning, 1))
+		time.Sleep(time.Second)
+		y.Want(order(vm, 2, compute.PowerStopped, 1))
+		time.Sleep(time.Second)
+		y.Want(order(vm, 3, compute.PowerReleased, 1))
+		time.Sleep(time.Second)
+		y.expect(t, hostapi.ObservedInstance{ID: vm, Generation: 3, State: compute.StateReleased, Start: 1})
+		if list, err := y.host.Domains(t.Context()); err != nil || len(list) != 0 {
+			t.Errorf("after its release: %+v, %v", list, err)
+		}
+		y.Want(order(vm, 4, compute.PowerStopped, 1)) // taken back
+		time.Sleep(time.Second)
+		y.expect(t, hostapi.ObservedInstance{ID: vm, Generation: 4, State: compute.StateStopped, Start: 1})
+		y.Want(order(vm, 5, compute.PowerRunning, 2))
+		time.Sleep(time.Second)
+		y.expect(t, hostapi.ObservedInstance{ID: vm, Generation: 5, State: compute.StateRunning, Start: 2})
 	})
 }
