@@ -46,7 +46,7 @@ const (
 	schedulerPeriod = 5 * time.Second
 	heldPeriod      = 5 * time.Second
 	leaksPeriod     = 30 * time.Second
-	auditPeriod     = 24 * time.Hour
+	auditPeriod     = 15 * time.Minute // asks whether a day is to be audited
 
 	// knownEpochs bounds what an agent without state is told; a host has few
 	// epochs that may still run.

@@ -16,8 +16,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/usance/usance/compute"
@@ -32,12 +30,6 @@ const (
 	// readWithin is how far back the last reading of an instance is looked for; an
 	// instance silent for longer shows as without any reading.
 	readWithin = 30 * 24 * time.Hour
-	// settled is how long before now a day must have ended to be audited.
-	settled = time.Hour
-	// maxDays is how many days with open differences are audited again; others wait.
-	maxDays = 7
-	// maxDifferences is how many open differences are looked at for their days.
-	maxDifferences = 1000
 )
 
 // Run is both tasks.
@@ -116,71 +108,4 @@ func (r *Run) priced(ctx context.Context, found []compute.Leak) []computedb.Leak
 		all[i].Hourly, all[i].Currency = &minor, currency
 	}
 	return all
-}
-
-// Audit compares slots and totals with the readings of the last day (UTC) that
-// ended an hour ago, and of up to maxDays earlier ones that have an open
-// difference: it opens a leak for each epoch that differs, closes those that do no
-// more, and notes gaps of more than three rounds, which are over. It reads every
-// reading of a day.
-func (r *Run) Audit(ctx context.Context, now time.Time) error {
-	last := now.UTC().Add(-settled).Truncate(24 * time.Hour).Add(-24 * time.Hour)
-	days := []time.Time{last}
-	open, err := r.Compute.Leaks(ctx, compute.LeakDiffers, false, 0, maxDifferences)
-	if err != nil {
-		return err
-	}
-	for _, l := range open {
-		_, day, _ := strings.Cut(l.Subject, "/")
-		if t, err := time.Parse(time.DateOnly, day); err == nil && !slices.Contains(days, t) && len(days) <= maxDays {
-			days = append(days, t)
-		}
-	}
-	for _, day := range days {
-		if err := r.audit(ctx, metering.Window{Start: day, End: day.Add(24 * time.Hour)}, now); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (r *Run) audit(ctx context.Context, day metering.Window, now time.Time) error {
-	began := time.Now()
-	differences, err := r.Readings.Differences(ctx, day)
-	if err != nil {
-		return err
-	}
-	of := "/" + day.Start.Format(time.DateOnly)
-	found := make([]computedb.Leak, len(differences))
-	for i, d := range differences {
-		detail := fmt.Sprintf("%d slots of %s are not what the readings say", d.Slots, day)
-		if d.Total {
-			detail += "; its total is below a reading"
-		}
-		found[i].Leak = compute.Leak{Kind: compute.LeakDiffers, Subject: string(d.Epoch) + of, Tenant: d.Tenant,
-			Instance: d.Instance, Since: day.End, Detail: detail}
-	}
-	why := func(_ compute.LeakKind, subject string) string {
-		if strings.HasSuffix(subject, of) {
-			return "they are what the readings say"
-		}
-		return "" // of another day
-	}
-	if _, err := r.Compute.SaveLeaks(ctx, []compute.LeakKind{compute.LeakDiffers}, found, why, now); err != nil {
-		return err
-	}
-	gaps, err := r.Readings.Gaps(ctx, day, compute.LeakGapLength)
-	if err != nil {
-		return err
-	}
-	past := make([]computedb.Leak, len(gaps))
-	for i, g := range gaps {
-		past[i].Leak = compute.Leak{Kind: compute.LeakGap, Subject: string(g.Epoch), Tenant: g.Tenant, Instance: g.Instance, Since: g.Start,
-			Detail: fmt.Sprintf("no reading of %s until %s", g.Instance, g.End.Format(time.RFC3339Nano))}
-		past[i].ClosedWhy = fmt.Sprintf("the reading after it measured %s of running, %s of it unwatched",
-			time.Duration(g.RunningMS)*time.Millisecond, time.Duration(g.BridgedMS)*time.Millisecond)
-	}
-	err = r.Compute.SavePastLeaks(ctx, past, now)
-	r.Log.Info("readings audited", "day", of[1:], "differences", len(found), "gaps", len(gaps), "took", time.Since(began))
-	return err
 }

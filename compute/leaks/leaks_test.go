@@ -3,6 +3,7 @@ package leaks_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -206,6 +207,7 @@ func TestWhatRunsAgainstWhatIsWanted(t *testing.T) {
 	}
 }
 
+// Each day is audited once, the night after; those with a difference again.
 func TestAudit(t *testing.T) {
 	b := newBench(t)
 	id := metering.InstanceID("ins_00000000000000001")
@@ -215,37 +217,42 @@ func TestAudit(t *testing.T) {
 			b.read(id, day.Add(time.Duration(i+1)*20*time.Second), uint64(i+1)*20_000)
 		}
 	}
-	audit := func() []computedb.Leak {
+	audit := func(nights int) []computedb.Leak {
 		t.Helper()
-		for range 2 {
-			b.must(b.run.Audit(b.Context(), b.now))
-		}
+		b.now = b.now.Add(time.Duration(nights) * 24 * time.Hour)
+		b.must(b.run.Audit(b.Context(), b.now))
 		return b.leaks(true)
 	}
-	all := audit()
-	if len(all) != 1 || all[0].Kind != compute.LeakGap || !all[0].Since.Equal(day.Add(100*time.Second)) || all[0].ClosedWhy == "" ||
+	b.breakIt(`ALTER TABLE reading_slots DELETE WHERE slot > toDateTime('` + day.Add(5*time.Minute).Format(time.DateTime) + `', 'UTC') SETTINGS mutations_sync = 1`)
+	all := audit(0)
+	if len(all) != 2 || all[0].Kind != compute.LeakGap || !all[0].Since.Equal(day.Add(100*time.Second)) ||
 		!strings.Contains(all[0].ClosedWhy, "1m0s of running") {
 		t.Fatalf("with a gap: %+v", all)
 	}
-	b.breakIt(`ALTER TABLE reading_slots DELETE WHERE slot > toDateTime('` + day.Add(5*time.Minute).Format(time.DateTime) + `', 'UTC') SETTINGS mutations_sync = 1`)
-	all = audit()
-	if len(all) != 2 || all[0].Kind != compute.LeakDiffers || !all[0].Closed.IsZero() || !strings.HasPrefix(all[0].Subject, string(epochOf(id))) {
+	if l := all[1]; l.Kind != compute.LeakDiffers || !l.Closed.IsZero() || !strings.HasPrefix(l.Subject, string(epochOf(id))) ||
+		!strings.HasPrefix(l.Detail, "1 slots of ") || strings.Contains(l.Detail, "total") {
 		t.Fatalf("with a slot lost: %+v", all)
 	}
-	b.now = b.now.Add(24 * time.Hour) // another day is audited, and this one again
-	if all = audit(); len(all) != 2 || !all[0].Closed.IsZero() {
-		t.Fatalf("the day after: %+v", all)
-	}
-	for i := 15; i < 20; i++ { // sent again
-		b.read(id, day.Add(time.Duration(i+1)*20*time.Second), uint64(i+1)*20_000)
-	}
-	if all = audit(); len(all) != 2 || all[0].Closed.IsZero() {
-		t.Fatalf("when it is back: %+v", all)
-	}
 	b.breakIt(`ALTER TABLE epoch_totals DELETE WHERE 1 SETTINGS mutations_sync = 1`)
-	b.read(id, day.Add(time.Second), 1)
-	b.now = b.now.Add(-24 * time.Hour)
-	if all = audit(); len(all) != 3 || !strings.Contains(all[0].Detail, "total is below") {
-		t.Fatalf("with a total lost: %+v", all)
+	if all = audit(0); len(all) != 2 || strings.Contains(all[1].Detail, "total") {
+		t.Fatalf("the same night, once more: %+v, want nothing new", all)
+	}
+	if all = audit(1); len(all) != 2 || !all[1].Closed.IsZero() || !strings.Contains(all[1].Detail, "its total is below") {
+		t.Fatalf("with a total lost, the night after: %+v", all)
+	}
+	for i := range 20 { // sent again
+		if i != 5 && i != 6 {
+			b.read(id, day.Add(time.Duration(i+1)*20*time.Second), uint64(i+1)*20_000)
+		}
+	}
+	if all = audit(1); len(all) != 2 || all[1].Closed.IsZero() {
+		t.Fatalf("when all is back: %+v", all)
+	}
+
+	// A night is missed; in the meantime a total rises above all that was read.
+	b.read(id, b.now.Add(time.Hour), 900_000)
+	b.breakIt(fmt.Sprintf(`INSERT INTO epoch_totals (tenant, instance, epoch, running_ms) VALUES ('%s', '%s', '%s', 900001)`, tenant, id, epochOf(id)))
+	if all = audit(2); len(all) != 3 || all[0].Kind != compute.LeakDiffers || all[0].Detail != "its total is above all slots" {
+		t.Fatalf("with a total that is too high: %+v", all)
 	}
 }

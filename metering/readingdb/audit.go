@@ -90,15 +90,21 @@ type Difference struct {
 	Instance metering.InstanceID
 	Epoch    metering.EpochID
 	Slots    uint64 // how many of its slots in the window differ
-	Total    bool   // the total is below a reading
+	Below    bool   // the total is below a reading of the window, or below a slot
+	Above    bool   // the total is above all slots
 }
 
 // Each slot comes once from the readings and once from the slots, and then says
-// the same. A total is never below a reading.
+// the same. Of each epoch read in the window, the total is the largest of all its
+// slots, which are kept for ever.
 const differencesSQL = `
-SELECT tenant, instance, epoch, sum(differs), max(below)
+WITH read AS (
+    SELECT DISTINCT tenant, instance, epoch FROM readings
+    WHERE at > fromUnixTimestamp64Milli({start:Int64}, 'UTC') AND at <= fromUnixTimestamp64Milli({end:Int64}, 'UTC')
+)
+SELECT tenant, instance, epoch, sum(differs), max(below), max(above)
 FROM (
-    SELECT tenant, instance, epoch, count() != 2 OR min(said) != max(said) AS differs, 0 AS below
+    SELECT tenant, instance, epoch, count() != 2 OR min(said) != max(said) AS differs, 0 AS below, 0 AS above
     FROM (
         SELECT tenant, instance, epoch, toDateTime(intDiv(toUnixTimestamp64Milli(at) + 299999, 300000) * 300, 'UTC') AS slot,
             cityHash64(MAXIMA) AS said
@@ -113,48 +119,54 @@ FROM (
     )
     GROUP BY tenant, instance, epoch, slot
     UNION ALL
-    SELECT tenant, instance, epoch, 0 AS differs, BELOW AS below
+    SELECT tenant, instance, epoch, 0 AS differs, BELOW AS below, ABOVE AS above
     FROM (
-        SELECT tenant, instance, epoch, RAW, TOTAL
+        SELECT tenant, instance, epoch, KNOWN, TOTAL
         FROM (
-            SELECT tenant, instance, epoch, REGISTERS, 1 AS raw
+            SELECT tenant, instance, epoch, REGISTERS, 1 AS known
             FROM readings
             WHERE at > fromUnixTimestamp64Milli({start:Int64}, 'UTC') AND at <= fromUnixTimestamp64Milli({end:Int64}, 'UTC')
             UNION ALL
-            SELECT tenant, instance, epoch, REGISTERS, 0 AS raw FROM epoch_totals
+            SELECT tenant, instance, epoch, REGISTERS, 1 AS known FROM reading_slots WHERE (tenant, instance, epoch) GLOBAL IN read
+            UNION ALL
+            SELECT tenant, instance, epoch, REGISTERS, 0 AS known FROM epoch_totals WHERE (tenant, instance, epoch) GLOBAL IN read
         )
         GROUP BY tenant, instance, epoch
-        HAVING max(raw) = 1
     )
 )
 GROUP BY tenant, instance, epoch
-HAVING sum(differs) > 0 OR max(below) > 0
+HAVING sum(differs) > 0 OR max(below) > 0 OR max(above) > 0
 ORDER BY epoch
 LIMIT {limit:UInt64}`
 
 // auditSQL is differencesSQL with the registers filled in.
 var auditSQL = func() string {
-	var raw, total, below []string
+	var known, total, below, above []string
 	for _, name := range metering.RegisterNames() {
-		raw = append(raw, fmt.Sprintf("maxIf(%s, raw = 1) AS raw_%s", name, name))
-		total = append(total, fmt.Sprintf("maxIf(%s, raw = 0) AS total_%s", name, name))
-		below = append(below, fmt.Sprintf("total_%s < raw_%s", name, name))
+		known = append(known, fmt.Sprintf("maxIf(%s, known = 1) AS known_%s", name, name))
+		total = append(total, fmt.Sprintf("maxIf(%s, known = 0) AS total_%s", name, name))
+		below = append(below, fmt.Sprintf("total_%s < known_%s", name, name))
+		above = append(above, fmt.Sprintf("total_%s > known_%s", name, name))
 	}
-	return strings.NewReplacer("MAXIMA", maxima, "REGISTERS", registers, "RAW", strings.Join(raw, ", "), "TOTAL", strings.Join(total, ", "),
-		"BELOW", "("+strings.Join(below, " OR ")+")").Replace(differencesSQL)
+	return strings.NewReplacer("MAXIMA", maxima, "REGISTERS", registers, "KNOWN", strings.Join(known, ", "), "TOTAL", strings.Join(total, ", "),
+		"BELOW", "("+strings.Join(below, " OR ")+")", "ABOVE", "("+strings.Join(above, " OR ")+")").Replace(differencesSQL)
 }()
 
-// Differences compares slots and totals with the readings of a window, whose ends
-// are slot boundaries, over all tenants, and returns at most 1000 epochs. It reads
-// every reading of the window. Readings that come in meanwhile may show as differences.
+// Differences compares over all tenants the slots of a window, whose ends are slot
+// boundaries, with its readings, and the totals of the epochs read in it with all
+// their slots; it returns at most 1000 epochs. So what a total says too much is
+// seen however old its readings are, and what a slot says too much within the 13
+// months that its readings are kept: before, the window has none to compare with,
+// and every slot differs. It reads every reading of the window. Readings that come
+// in meanwhile may show as differences; those do not show again.
 func (s *Store) Differences(ctx context.Context, window metering.Window) ([]Difference, error) {
 	var all []Difference
 	var tenant, instance, epoch string
 	var slots uint64
-	var below uint8
+	var below, above uint8
 	err := s.rows(ctx, auditSQL, bounds(window), func(r driver.Rows) error {
-		err := r.Scan(&tenant, &instance, &epoch, &slots, &below)
-		all = append(all, Difference{metering.TenantID(tenant), metering.InstanceID(instance), metering.EpochID(epoch), slots, below > 0})
+		err := r.Scan(&tenant, &instance, &epoch, &slots, &below, &above)
+		all = append(all, Difference{metering.TenantID(tenant), metering.InstanceID(instance), metering.EpochID(epoch), slots, below > 0, above > 0})
 		return err
 	})
 	if err != nil {
