@@ -180,11 +180,12 @@ func (m *meter) sample(at Instant, s Sample) bool {
 // there is to be none: the process is known to be gone, or the control plane
 // has to be heard first.
 func (m *meter) open(at Instant, s Sample, p process) *domain {
-	if m.gone[s.ID] == p || at.ms() <= m.off[s.ID] {
+	d := m.starting[s.ID]
+	before := at.ms() <= m.off[s.ID] && (d == nil || at.ms() < d.OpenedMS) // the end, and no start after it
+	if m.gone[s.ID] == p || before {
 		return nil
 	}
 	delete(m.off, s.ID)
-	d := m.starting[s.ID]
 	if d == nil && m.lost {
 		if !m.heard {
 			return nil
