@@ -28,6 +28,7 @@ func browser(t *testing.T) context.Context {
 		t.Fatalf("%v: install the package chromium", err)
 	}
 	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(chromium), chromedp.NoSandbox, chromedp.DisableGPU,
+		chromedp.Env("TMPDIR="+t.TempDir()), // it leaves its socket's folder behind
 		chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true))
 	ctx, cancel := chromedp.NewExecAllocator(t.Context(), options...)
 	t.Cleanup(cancel)
