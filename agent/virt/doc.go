@@ -10,8 +10,11 @@
 //     its metadata holds the lease and start it was last started under.
 //   - Domains are persistent, so that one whose QEMU was killed is still listed,
 //     with the reason; libvirtd may die and come back at any time, guests stay.
-//   - A counter that could not be read is nil. Counters of shut-off domains are
-//     never read: libvirt 9 reports its own CPU time for them.
+//   - A counter that could not be read is nil, and so are those of an interface of
+//     which it cannot be told whether its network is a private one. Counters of shut-off
+//     domains are never read: libvirt 9 reports its own CPU time for them.
+//   - A domain that migrates is told of and read on one host at a time: where it
+//     runs, and from when it does.
 //   - A QEMU that does not answer holds up nobody but itself: bulk calls do not
 //     wait for it (NOWAIT), and every call ends with its context.
 //

@@ -15,13 +15,16 @@ import (
 	"libvirt.org/go/libvirt"
 
 	"github.com/usance/usance/agent"
+	"github.com/usance/usance/agent/virt/local/localtest"
 	"github.com/usance/usance/compute"
 	"github.com/usance/usance/metering"
 )
 
 // TestLife follows one guest from its start to its removal.
 func TestLife(t *testing.T) {
-	b := newBench(t)
+	t.Parallel()
+	libvirtd, dir := localtest.Host(t, "dying") // it is killed on the way
+	b := benchOn(t, libvirtd, dir)
 	spec := b.spec(t)
 	b.start(t, spec)
 	b.awaitEvent(t, spec.ID, agent.EventStarted)

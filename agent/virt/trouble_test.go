@@ -16,6 +16,7 @@ import (
 
 	"github.com/usance/usance/agent"
 	"github.com/usance/usance/agent/virt/local"
+	"github.com/usance/usance/agent/virt/local/localtest"
 	"github.com/usance/usance/metering"
 )
 
@@ -46,7 +47,9 @@ func restartLibvirtd(t *testing.T, b *bench) {
 
 // TestHungQEMU shows that a QEMU that does not answer delays only its own readings.
 func TestHungQEMU(t *testing.T) {
-	b := newBench(t)
+	t.Parallel()
+	libvirtd, dir := localtest.Host(t, "hanging")
+	b := benchOn(t, libvirtd, dir)
 	hung, well := b.spec(t), b.spec(t)
 	b.start(t, hung)
 	b.start(t, well)

@@ -36,8 +36,8 @@ type Config struct {
 	// beneath it, and belongs to one Libvirtd at a time: whoever calls Start
 	// holds the lock of the data folder around it.
 	Dir string
-	// HostName is the host's name inside; the machine's when empty. Guests migrate
-	// only between hosts of different names.
+	// HostName is the host's name inside, from when the namespaces are made; the
+	// machine's when empty. Guests migrate only between hosts of different names.
 	HostName string
 	Log      *slog.Logger
 }
