@@ -49,42 +49,63 @@ func (s *Segment) slots(m metering.Meter) *Slots {
 // read are the largest registers read in each slot, by time, At being the slot's
 // end: all that the segment's levels come from, and perhaps more, which is left
 // to the next closing. A slot counts as read where any register climbed in it, so that a
-// late reading of what is billed already changes nothing.
+// late reading of what is billed already changes nothing. What was read before
+// the window, as only an account's first can have it, lies in its first slot.
 func (s *Segment) Lay(meters []metering.Meter, read []metering.Reading) error {
 	s.Slots = make([]Slots, len(meters))
 	for i, m := range meters {
 		s.Slots[i].Meter = m
 	}
-	level := s.From
+	var within []metering.Reading
+	top := s.From
 	for _, r := range read {
-		if !r.At.After(s.Window.Start) || !r.At.Before(s.Window.End.Add(metering.SlotLength)) {
-			continue
+		if r.At.After(s.Window.Start) && r.At.Before(s.Window.End.Add(metering.SlotLength)) {
+			within = append(within, r)
+			top = top.Join(r.Registers)
 		}
-		next := level.Join(r.Registers).Meet(s.To)
-		if next == level {
-			continue
-		}
+	}
+	level := s.From
+	climb := func(to Level, end time.Time) error {
 		for i := range s.Slots {
-			q := s.quantity(s.Slots[i].Meter, level, next)
+			q := s.quantity(s.Slots[i].Meter, level, to)
 			if q.Hi != 0 || q.Lo > math.MaxInt64 {
-				return fmt.Errorf("%s of %s in the slot to %s: %s does not fit in 63 bits", s.Slots[i].Meter, s.ID, r.At.UTC(), q)
+				return fmt.Errorf("%s of %s in the slot to %s: %s does not fit in 63 bits", s.Slots[i].Meter, s.ID, end.UTC(), q)
 			}
-			s.Slots[i].put(r.At, int64(q.Lo))
+			if to != level {
+				s.Slots[i].put(end, int64(q.Lo))
+			}
 		}
-		level = next
+		level = to
+		return nil
+	}
+	before := s.From
+	for i := range before {
+		if top[i] < s.To[i] {
+			before[i] = s.To[i]
+		}
+	}
+	if err := climb(before, metering.SlotOf(s.Window.Start.Add(1))); err != nil {
+		return err
+	}
+	for _, r := range within {
+		if err := climb(level.Join(r.Registers).Meet(s.To), r.At); err != nil {
+			return err
+		}
 	}
 	return s.CheckSlots()
 }
 
-// put sets the growth of the slot that ends at an instant, after all others.
+// put adds growth in the slot that ends at an instant, none of them earlier than
+// those before.
 func (s *Slots) put(end time.Time, growth int64) {
 	if len(s.Growth) == 0 {
 		s.First = end
 	}
-	for s.First.Add(time.Duration(len(s.Growth)) * metering.SlotLength).Before(end) {
+	at := int(end.Sub(s.First) / metering.SlotLength)
+	for len(s.Growth) <= at {
 		s.Growth = append(s.Growth, Unread)
 	}
-	s.Growth = append(s.Growth, growth)
+	s.Growth[at] = max(s.Growth[at], 0) + growth
 }
 
 // CheckSlots reports slots that do not sum to what the segment climbed.

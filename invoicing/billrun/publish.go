@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/usance/usance/invoicing"
 	"github.com/usance/usance/metering"
 	"github.com/usance/usance/rating"
@@ -19,11 +21,11 @@ import (
 // and one that was measured before is measured again (see plandb.Hold). For
 // the other errors and for name see plandb.Store.Publish.
 func (r *Run) Publish(ctx context.Context, name string, source []byte, now time.Time) (plandb.Version, error) {
-	return r.cfg.Plans.Publish(ctx, name, source, now, func(next, _ *rating.Plan) error {
+	return r.cfg.Plans.Publish(ctx, name, source, now, func(ctx context.Context, tx pgx.Tx, next, _ *rating.Plan) error {
 		if err := midPeriod(next, now); err != nil {
 			return err
 		}
-		last, ok, err := r.cfg.Books.LastCut(ctx, next.Name)
+		last, ok, err := r.cfg.Books.LastCut(ctx, tx, next.Name)
 		if err != nil || !ok || !next.Effective.Before(last.Cut) {
 			return err
 		}

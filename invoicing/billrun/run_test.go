@@ -50,6 +50,16 @@ rates:
 // month's end.
 var startsPlan = strings.NewReplacer("plan: standard", "plan: starts", "0.75 per hour}", "0.75 per hour, minimum: 10 min}").Replace(standardPlan)
 
+// linePlan bills the 70th percentile of what is sent, and all of it.
+var linePlan = strings.NewReplacer("plan: standard", "plan: line", "  - id: egress\n", `  - id: line
+    component: line
+    meter: network.public.tx
+    pool: tenant
+    percentile: 70
+    price: 30.00 per Mbit/s
+  - id: egress
+`).Replace(standardPlan)
+
 // readings are readings in memory.
 type readings struct {
 	mu  sync.Mutex
@@ -537,8 +547,9 @@ func TestVerifyNamesWhatDiffers(t *testing.T) {
 	}
 }
 
-// TestAnySchedule: whatever is read, comes late, is cut or ends when, the books
-// hold, and in the end each epoch is billed up to its last reading, once.
+// TestAnySchedule: whatever is read, comes late, is cut or ends when, and however
+// the plan changes meanwhile, the books hold, each invoice can be made again, and
+// in the end each epoch is billed up to its last reading, once.
 func TestAnySchedule(t *testing.T) {
 	shared := newHouse(t)
 	tenants := 0
@@ -546,7 +557,20 @@ func TestAnySchedule(t *testing.T) {
 		tenants++
 		h := *shared
 		h.t = rt
-		ten := h.tenantOn(metering.TenantID(fmt.Sprintf("ten_%d", tenants)), rapid.SampledFrom([]string{"standard", "starts"}).Draw(rt, "plan"))
+		plan := fmt.Sprintf("p%d", tenants)
+		publish := func(effective string, now time.Time) {
+			source := rapid.SampledFrom([]string{standardPlan, startsPlan, linePlan}).Draw(rt, "plan")
+			for _, name := range []string{"standard", "starts", "line"} {
+				source = strings.Replace(source, "plan: "+name, "plan: "+plan, 1)
+			}
+			source = strings.Replace(source, "effective: 2026-01-01", "effective: "+effective, 1)
+			source = strings.Replace(source, "2.25 per hour", fmt.Sprintf("2.%d per hour", rapid.IntRange(10, 99).Draw(rt, "cents")), 1)
+			if _, err := h.Publish(rt.Context(), "plan.yaml", []byte(source), now); err != nil {
+				rt.Fatal(err)
+			}
+		}
+		publish("2026-01-01", at("2026-01-01 00:00"))
+		ten := h.tenantOn(metering.TenantID(fmt.Sprintf("ten_%d", tenants)), plan)
 		type state struct {
 			id           metering.EpochID
 			minutes, mib uint64
@@ -555,7 +579,10 @@ func TestAnySchedule(t *testing.T) {
 		now := at("2026-10-01 00:00")
 		for range rapid.IntRange(1, 25).Draw(rt, "steps") {
 			now = now.Add(time.Duration(rapid.IntRange(1, 4*24*60).Draw(rt, "minutes on")) * time.Minute)
-			switch rapid.SampledFrom([]string{"epoch", "read", "read", "read", "late", "cut", "once"}).Draw(rt, "step") {
+			switch rapid.SampledFrom([]string{"epoch", "read", "read", "read", "late", "cut", "once", "publish"}).Draw(rt, "step") {
+			case "publish":
+				day := now.In(berlin).AddDate(0, 0, rapid.IntRange(1, 20).Draw(rt, "days ahead"))
+				publish(day.Format(time.DateOnly)+rapid.SampledFrom([]string{"", " mid-period", " mid-period"}).Draw(rt, "when"), now)
 			case "epoch":
 				id := h.epoch(ten, metering.InstanceID(fmt.Sprintf("ins_%d", rapid.IntRange(1, 2).Draw(rt, "instance"))),
 					metering.StartNo(rapid.IntRange(1, 2).Draw(rt, "start")), rapid.SampledFrom([]string{"small", "large"}).Draw(rt, "flavor"))

@@ -207,9 +207,9 @@ ORDER BY cut DESC, tenant
 LIMIT 1`
 
 // LastCut is the latest cut of all tenants under a plan; ok is false when there
-// is none.
-func (s *Store) LastCut(ctx context.Context, plan string) (c LastCut, ok bool, err error) {
-	err = s.pool.QueryRow(ctx, lastCutSQL, plan).Scan(&c.Tenant, &c.Cut, &c.Version)
+// is none. db is a transaction that holds the plan, lest another cut come.
+func (s *Store) LastCut(ctx context.Context, db Querier, plan string) (c LastCut, ok bool, err error) {
+	err = db.QueryRow(ctx, lastCutSQL, plan).Scan(&c.Tenant, &c.Cut, &c.Version)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return LastCut{}, false, nil
 	}

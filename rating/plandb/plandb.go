@@ -80,13 +80,17 @@ const insertVersion = `
 INSERT INTO plan_versions (plan, version, effective_at, mid_period, source, published_at)
 VALUES ($1, $2, $3, $4, $5, $6)`
 
+// Check may refuse a plan that is about to be published. last is the latest
+// version before it, nil for a first one. Others wait for the transaction, so
+// nothing is read but through it.
+type Check func(ctx context.Context, tx pgx.Tx, next, last *rating.Plan) error
+
 // Publish stores the plan in source as the next version of its name; name is
-// the file's, for errors. Check, where not nil, sees the plan and the latest
-// version before it (nil for a first one) while no other can be published, and
-// may refuse. A source equal to the latest version's is not stored again. The
+// the file's, for errors. Check, where not nil, sees the plan while no other can
+// be published. A source equal to the latest version's is not stored again. The
 // error wraps ErrNoDate, or ErrSuccessor where the versions of one name would not
 // be of one currency, or what is grandfathered does not exist.
-func (s *Store) Publish(ctx context.Context, name string, source []byte, now time.Time, check func(next, last *rating.Plan) error) (Version, error) {
+func (s *Store) Publish(ctx context.Context, name string, source []byte, now time.Time, check Check) (Version, error) {
 	plan, _, err := planfile.Parse(name, source)
 	if err != nil {
 		return Version{}, err
@@ -119,7 +123,7 @@ func (s *Store) Publish(ctx context.Context, name string, source []byte, now tim
 			return err
 		}
 		if check != nil {
-			if err := check(plan, before); err != nil {
+			if err := check(ctx, tx, plan, before); err != nil {
 				return err
 			}
 		}
@@ -155,10 +159,14 @@ WHERE plan = $1 AND version = $2`
 // Load is one version of a plan as it was published, parsed. The error wraps
 // ErrNotFound.
 func (s *Store) Load(ctx context.Context, plan string, version int) (*rating.Plan, error) {
+	return s.load(ctx, s.pool, plan, version)
+}
+
+func (s *Store) load(ctx context.Context, db querier, plan string, version int) (*rating.Plan, error) {
 	if p := s.cached(key{plan, version, 0}); p != nil {
 		return p, nil
 	}
-	v, err := one(ctx, s.pool, oneVersion, plan, version)
+	v, err := one(ctx, db, oneVersion, plan, version)
 	if err != nil {
 		return nil, fmt.Errorf("plan %s version %d: %w", plan, version, err)
 	}

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/usance/usance/rating"
 	"github.com/usance/usance/sql/sqltest"
 )
@@ -98,7 +100,7 @@ func TestPublishRefuses(t *testing.T) {
 	}
 	refused := errors.New("a closed period")
 	var last *rating.Plan
-	check := func(_, before *rating.Plan) error { last = before; return refused }
+	check := func(_ context.Context, _ pgx.Tx, _, before *rating.Plan) error { last = before; return refused }
 	if _, err := store.Publish(ctx, "a.yaml", source("2026-12-01", "1"), now, check); !errors.Is(err, refused) || last != nil {
 		t.Errorf("a first version that the check refuses: %v, last %v", err, last)
 	}

@@ -20,6 +20,7 @@ var ErrChanged = errors.New("a newer version of the plan is published")
 // Timeline is all versions of one plan as they were read: which is in force when.
 type Timeline struct {
 	store    *Store
+	db       querier
 	versions []Version // by number, without sources; never none
 }
 
@@ -49,7 +50,7 @@ func (s *Store) Timeline(ctx context.Context, plan string) (Timeline, error) {
 	if err != nil {
 		return Timeline{}, fmt.Errorf("versions of plan %s: %w", plan, err)
 	}
-	return Timeline{s, versions}, nil
+	return Timeline{s, s.pool, versions}, nil
 }
 
 // Newest is the number of the version that was published last.
@@ -122,7 +123,7 @@ func (t Timeline) load(ctx context.Context, version int, start time.Time) (*rati
 	if !ok {
 		return nil, fmt.Errorf("plan %s version %d: %w", t.versions[0].Plan, version, ErrNotFound)
 	}
-	plan, err := t.store.Load(ctx, v.Plan, v.Version)
+	plan, err := t.store.load(ctx, t.db, v.Plan, v.Version)
 	if err != nil || plan.Grandfathered.IsZero() || !start.Before(plan.Grandfathered) {
 		return plan, err
 	}
@@ -173,7 +174,7 @@ func (s *Store) follows(ctx context.Context, tx pgx.Tx, next Version, plan *rati
 	if err != nil {
 		return err
 	}
-	t := Timeline{store: s}
+	t := Timeline{store: s, db: tx}
 	if t.versions, err = pgx.CollectRows(rows, scan); err != nil {
 		return err
 	}
