@@ -81,7 +81,8 @@ func runAgent(settings string) error {
 	return a.Run(ctx)
 }
 
-// plane is a control plane that wants nothing of its hosts but readings.
+// plane is a control plane that wants nothing of its hosts but readings, and of
+// one instance what a test says.
 type plane struct {
 	t      *testing.T
 	auth   *hostapi.Authenticator
@@ -94,6 +95,8 @@ type plane struct {
 	demanded map[metering.HostID]uint64 // the number of the last full reading asked for
 	taken    map[metering.HostID]uint64
 	changed  map[metering.HostID]chan struct{} // what is desired
+	wanted   []hostapi.DesiredInstance         // of all hosts
+	orders   uint64                            // how often that changed
 	epochs   map[metering.EpochID]*epoch
 }
 
@@ -140,7 +143,21 @@ func (p *plane) join(_ context.Context, _, _, name string, _ hostapi.Capacity) (
 func (p *plane) desired(_ context.Context, host metering.HostID) (hostapi.Desired, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return hostapi.Desired{Revision: 1 + p.demanded[host], FullReading: p.demanded[host]}, nil
+	return hostapi.Desired{Revision: 1 + p.demanded[host] + p.orders, FullReading: p.demanded[host], Instances: p.wanted}, nil
+}
+
+// want has the hosts make the instance so.
+func (p *plane) want(i hostapi.DesiredInstance) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.wanted = []hostapi.DesiredInstance{i}
+	p.orders++
+	for _, changed := range p.changed {
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+	}
 }
 
 func (p *plane) watch(host metering.HostID) (<-chan struct{}, func(), error) {

@@ -7,9 +7,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/usance/usance/agent"
 	"github.com/usance/usance/compute"
+	"github.com/usance/usance/compute/hostapi"
+	"github.com/usance/usance/metering"
 )
 
 // TestResize makes a running guest larger, and a stopped one larger still.
@@ -72,6 +75,51 @@ func TestResize(t *testing.T) {
 	b.start(t, larger)
 	if s := b.mustSample(t, spec.ID); s.Lease != 9 || s.Start != 4 || *s.VCPUs != 2 || *s.MemoryMiB != 192 {
 		t.Errorf("got %+v with %d vCPUs, %d MiB; want lease 9, start 4, 2 and 192", s, *s.VCPUs, *s.MemoryMiB)
+	}
+}
+
+// TestMeteredResize has a whole agent resize a running guest: its meter goes on in
+// a second epoch of the same process and start, which opens where the first closes.
+func TestMeteredResize(t *testing.T) {
+	t.Parallel()
+	clock, err := agent.HostClock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := newBench(t)
+	p := newPlane(t)
+	m := newMetered(t, p, b, "resize")
+	spec := b.spec(t)
+	b.start(t, spec)
+	b.console(t, spec.ID) // it runs
+	m.now(t, spec.ID, 1)
+	d := b.mustDomain(t, spec.ID)
+
+	p.want(hostapi.DesiredInstance{ID: spec.ID, Generation: 2, Lease: 8, Start: 3, Power: compute.PowerRunning, Name: spec.Name, MAC: spec.MAC,
+		Flavor: compute.Flavor{Name: "wide", VCPUs: 3, MemoryMiB: 160, DiskMiB: 512}})
+	await(t, "a second epoch", 30*time.Second, func() bool { return len(p.epochsOf(spec.ID)) == 2 })
+	time.Sleep(3 * time.Second)
+	after := m.now(t, spec.ID, 2)
+	before := p.epochsOf(spec.ID)[0]
+	before.show(t, "before")
+	after.show(t, "after")
+	want := metering.Epoch{ID: metering.DeriveEpochID(spec.ID, clock().Boot, d.PID, d.PIDStart, 1), Instance: spec.ID, Lease: 8, Start: 3,
+		Opened: before.last.At, Opening: before.last.Registers}
+	if after.Epoch != want {
+		t.Errorf("the second epoch is\n%+v, want\n%+v", after.Epoch, want)
+	}
+	before.onTheClock(t)
+	grown := after.last.Registers.Sub(after.Opening)
+	ran := grown[metering.RunningMS]
+	if off := after.last.At.Sub(after.Opened) - time.Duration(ran)*time.Millisecond; ran < 3000 || off.Abs() > 2*time.Millisecond {
+		t.Errorf("%d ms running from %s to %s", ran, after.Opened, after.last.At)
+	}
+	if grown[metering.VCPUMS] != 3*ran || grown[metering.MemoryMiBMS] != 160*ran {
+		t.Errorf("%d vcpu_ms, %d memory_mib_ms in %d ms; want 3 vCPUs and 160 MiB", grown[metering.VCPUMS], grown[metering.MemoryMiBMS], ran)
+	}
+	// They are plugged in before the lease changes, and samples may fall between.
+	if r := before.last.Registers; r[metering.VCPUMS] < r[metering.RunningMS] || r[metering.VCPUMS] > r[metering.RunningMS]+2*2000 {
+		t.Errorf("%d vcpu_ms in %d ms before", r[metering.VCPUMS], r[metering.RunningMS])
 	}
 }
 
