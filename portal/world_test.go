@@ -125,10 +125,17 @@ func newWorld(t testing.TB) *world {
 }
 
 func flavor(_ context.Context, _ metering.TenantID, name string) (compute.Flavor, error) {
-	if name != "small" {
-		return compute.Flavor{}, fmt.Errorf("flavor %q: %w", name, compute.ErrNoFlavor)
+	switch name {
+	case "small":
+		return compute.Flavor{Name: name, VCPUs: 1, MemoryMiB: 256, DiskMiB: 1024}, nil
+	case "wide": // what a running small one can become
+		return compute.Flavor{Name: name, VCPUs: 4, MemoryMiB: 256, DiskMiB: 2048}, nil
+	case "tall":
+		return compute.Flavor{Name: name, VCPUs: 4, MemoryMiB: 512, DiskMiB: 2048}, nil
+	case "huge":
+		return compute.Flavor{Name: name, VCPUs: 16, MemoryMiB: 256, DiskMiB: 2048}, nil
 	}
-	return compute.Flavor{Name: "small", VCPUs: 1, MemoryMiB: 256, DiskMiB: 1024}, nil
+	return compute.Flavor{}, fmt.Errorf("flavor %q: %w", name, compute.ErrNoFlavor)
 }
 
 func image(name string) (hostapi.Image, error) {
