@@ -24,6 +24,8 @@ const (
 	LeakAllocation LeakKind = "allocation-without-resource"
 	// LeakQuarantine is readings of one host that wait for an operator for one reason.
 	LeakQuarantine LeakKind = "quarantine"
+	// LeakUnrated is usage that no rate fitted at a tenant's last closing.
+	LeakUnrated LeakKind = "unrated"
 	// LeakGap is a gap of more than three rounds between two readings. What grew in
 	// it is in the reading after it, so it is closed from the beginning.
 	LeakGap LeakKind = "gap"
@@ -33,7 +35,7 @@ const (
 
 // LeakKinds are all kinds.
 func LeakKinds() []LeakKind {
-	return []LeakKind{LeakStray, LeakUnmetered, LeakUnwanted, LeakAllocation, LeakQuarantine, LeakGap, LeakDiffers}
+	return []LeakKind{LeakStray, LeakUnmetered, LeakUnwanted, LeakAllocation, LeakQuarantine, LeakUnrated, LeakGap, LeakDiffers}
 }
 
 const (

@@ -79,6 +79,9 @@ type Closing struct {
 	// out of all invoices so far; zero when there is none.
 	Unsettled time.Time
 	Closed    time.Time
+	// Unrated is what no rate fits of what is closed: a leak until a closing is
+	// made without it.
+	Unrated []Unrated
 }
 
 // Last reports whether c is the last cut of its period.

@@ -1,7 +1,6 @@
 package invoicing
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -123,22 +122,7 @@ func (b *Backtest) row(list *[]Compared, name string) *Compared {
 
 // leaks notes unrated usage, by meter and flavor.
 func (b *Backtest) leaks(tenant metering.TenantID, plan string, unrated []rating.Unrated) {
-	unrated = slices.Clone(unrated)
-	slices.SortStableFunc(unrated, func(a, b rating.Unrated) int {
-		return cmp.Or(strings.Compare(string(a.Meter), string(b.Meter)), strings.Compare(a.Labels.Flavor, b.Labels.Flavor),
-			strings.Compare(string(a.Resource), string(b.Resource)))
-	})
-	var latest metering.ResourceID
-	for i, u := range unrated {
-		if i == 0 || u.Meter != unrated[i-1].Meter || u.Labels.Flavor != unrated[i-1].Labels.Flavor {
-			b.Unrated = append(b.Unrated, Leak{Tenant: tenant, Plan: plan, Meter: u.Meter, Flavor: u.Labels.Flavor})
-			latest = ""
-		}
-		leak := &b.Unrated[len(b.Unrated)-1]
-		leak.Quantity = leak.Quantity.Add(u.Quantity)
-		if u.Resource != latest {
-			leak.Resources++
-			latest = u.Resource
-		}
+	for _, u := range SumUnrated(unrated) {
+		b.Unrated = append(b.Unrated, Leak{Tenant: tenant, Plan: plan, Meter: u.Meter, Flavor: u.Flavor, Resources: u.Resources, Quantity: u.Quantity})
 	}
 }

@@ -204,7 +204,7 @@ func (p *plane) serve(ctx context.Context, cfg config, admission *pgxpool.Pool, 
 
 // runTasks runs every runner at its period until the stack is unwound.
 func (p *plane) runTasks(ctx context.Context, s *stack) {
-	watch := &leaks.Run{Compute: p.compute, Epochs: p.epochs, Allocations: p.allocations, Readings: p.readings, Hourly: p.hourly, Log: p.log}
+	watch := &leaks.Run{Compute: p.compute, Epochs: p.epochs, Allocations: p.allocations, Readings: p.readings, Hourly: p.hourly, Unrated: p.unrated, Log: p.log}
 	silence := &scheduler.Run{Store: p.compute, Log: p.log}
 	for _, task := range []struct {
 		name   string

@@ -120,6 +120,25 @@ func (p *plane) hourly(ctx context.Context, tenant metering.TenantID, flavor str
 	return hour.Minor, string(account.Currency), err
 }
 
+// unrated are the leaks of usage that no rate fits; what it would cost cannot be said.
+func (p *plane) unrated(ctx context.Context) ([]compute.Leak, error) {
+	found, err := p.books.Unrated(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]compute.Leak, len(found))
+	for i, u := range found {
+		of := string(u.Meter)
+		if u.Flavor != "" {
+			of += "/" + u.Flavor
+		}
+		unit, _ := u.Meter.BaseUnit()
+		all[i] = compute.Leak{Kind: compute.LeakUnrated, Subject: string(u.Tenant) + "/" + of, Tenant: u.Tenant, Since: u.Cut,
+			Detail: fmt.Sprintf("plan %s has no rate for %s %s of %s, used by %d resources", u.Plan, u.Quantity, unit, of, u.Resources)}
+	}
+	return all, nil
+}
+
 // credit is admission's question to the books; see startPlane on its connections.
 func (p *plane) credit(ctx context.Context, tx pgx.Tx, tenant metering.TenantID, flavor string, _ map[string]int) error {
 	more, err := p.bills.Burn(ctx, tenant, time.Now(), metering.Labels{Flavor: flavor})

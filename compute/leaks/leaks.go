@@ -40,11 +40,14 @@ type Run struct {
 	Readings    *readingdb.Store
 	// Hourly is what an hour of an instance of the flavor costs the tenant, in minor units.
 	Hourly func(ctx context.Context, tenant metering.TenantID, flavor string) (minor int64, currency string, err error)
-	Log    *slog.Logger
+	// Unrated are the leaks of usage that no rate fits, by what is their Subject; nil
+	// where nobody bills.
+	Unrated func(ctx context.Context) ([]compute.Leak, error)
+	Log     *slog.Logger
 }
 
-// Once compares hosts, orders, readings, allocations and the quarantine as they
-// are now, and opens and closes leaks accordingly. It is a bounded number of
+// Once compares hosts, orders, readings, allocations, the quarantine and closings as
+// they are now, and opens and closes leaks accordingly. It is a bounded number of
 // queries over what runs and is held, whatever happened before.
 func (r *Run) Once(ctx context.Context, now time.Time) error {
 	began := time.Now()
@@ -56,23 +59,46 @@ func (r *Run) Once(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	found := facts.Leaks()
-	for _, q := range waiting {
-		found = append(found, compute.Leak{Kind: compute.LeakQuarantine, Subject: string(q.Host) + "/" + string(q.Reason), Host: q.Host,
-			Since: q.Since, Detail: fmt.Sprintf("%d readings wait to be accepted or rejected (%s)", q.Count, q.Reason)})
+	found := append(facts.Leaks(), quarantined(waiting)...)
+	if r.Unrated != nil {
+		unrated, err := r.Unrated(ctx)
+		if err != nil {
+			return err
+		}
+		found = append(found, unrated...)
 	}
 	why := func(kind compute.LeakKind, subject string) string {
-		if kind == compute.LeakQuarantine {
+		switch kind {
+		case compute.LeakQuarantine:
 			return "all were decided"
+		case compute.LeakUnrated:
+			return "the tenant's last closing has none of it, or a rate for it"
 		}
 		return facts.Why(kind, subject)
 	}
-	kinds := []compute.LeakKind{compute.LeakStray, compute.LeakUnmetered, compute.LeakUnwanted, compute.LeakAllocation, compute.LeakQuarantine}
+	kinds := []compute.LeakKind{compute.LeakStray, compute.LeakUnmetered, compute.LeakUnwanted, compute.LeakAllocation, compute.LeakQuarantine, compute.LeakUnrated}
 	open, err := r.Compute.SaveLeaks(ctx, kinds, r.priced(ctx, found), why, now)
 	if open > 0 {
 		r.Log.Warn("leaks are open", "leaks", open, "took", time.Since(began))
 	}
 	return err
+}
+
+// quarantined are the leaks of what waits for an operator.
+func quarantined(waiting []epochdb.OpenQuarantine) []compute.Leak {
+	byHost := map[metering.HostID]int64{}
+	for _, q := range waiting {
+		byHost[q.Host] += q.Count
+	}
+	all := make([]compute.Leak, len(waiting))
+	for i, q := range waiting {
+		all[i] = compute.Leak{Kind: compute.LeakQuarantine, Subject: string(q.Host) + "/" + string(q.Reason), Host: q.Host,
+			Since: q.Since, Detail: fmt.Sprintf("%d readings wait to be accepted or rejected (%s)", q.Count, q.Reason)}
+		if byHost[q.Host] >= epochdb.MaxOpen {
+			all[i].Detail += "; no more is taken of the host until some are"
+		}
+	}
+	return all
 }
 
 // facts asks for readings last: an instance that began to run in between has none

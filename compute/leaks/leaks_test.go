@@ -10,6 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/usance/usance/compute"
 	"github.com/usance/usance/compute/computedb"
 	"github.com/usance/usance/compute/hostapi"
@@ -36,6 +39,7 @@ type bench struct {
 	readings *readingdb.Store
 	breakIt  func(statement string)
 	run      leaks.Run
+	pool     *pgxpool.Pool
 	host     metering.HostID
 }
 
@@ -43,7 +47,7 @@ func newBench(t *testing.T) *bench {
 	t.Helper()
 	pool := sqltest.Postgres(t)
 	log := slog.New(slog.DiscardHandler)
-	b := &bench{T: t, now: time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC), epochs: epochdb.New(pool)}
+	b := &bench{T: t, now: time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC), epochs: epochdb.New(pool), pool: pool}
 	b.readings, b.breakIt = readingtest.Breakable(t)
 	b.store = computedb.New(pool, computedb.Config{
 		Flavor: func(context.Context, metering.TenantID, string) (compute.Flavor, error) {
@@ -204,6 +208,43 @@ func TestWhatRunsAgainstWhatIsWanted(t *testing.T) {
 		if l.Closed.IsZero() || l.ClosedWhy == "" {
 			t.Errorf("not closed: %+v", l)
 		}
+	}
+}
+
+// Stopped time of an instance that is on no host is billed for nothing.
+func TestAllocationOfNothing(t *testing.T) {
+	b := newBench(t)
+	held := metering.Allocation{ID: metering.NewID(metering.PrefixAllocation), Tenant: tenant, Resource: "ins_0000000000000000f",
+		Meter: metering.InstanceStopped, Amount: 1, Start: b.now.Add(-time.Hour)}
+	b.must(pgx.BeginFunc(t.Context(), b.pool, func(tx pgx.Tx) error { return allocdb.Open(t.Context(), tx, held) }))
+	b.want("found first")
+	b.now = b.now.Add(2 * time.Minute)
+	b.want("confirmed", compute.LeakAllocation)
+	b.must(pgx.BeginFunc(t.Context(), b.pool, func(tx pgx.Tx) error {
+		return allocdb.Close(t.Context(), tx, held.Resource, held.Meter, b.now)
+	}))
+	b.want("ended")
+	if l := b.leaks(true)[0]; l.Subject != held.ID || l.ClosedWhy != "the allocation ended, or its instance is off" {
+		t.Errorf("%+v", l)
+	}
+}
+
+// What no rate fits is a leak of unknown cost until a closing is made without it.
+func TestUnrated(t *testing.T) {
+	b := newBench(t)
+	unrated := compute.Leak{Kind: compute.LeakUnrated, Subject: string(tenant) + "/instance.running/huge", Tenant: tenant, Since: b.now.Add(-time.Hour), Detail: "plan standard"}
+	found := []compute.Leak{unrated}
+	b.run.Unrated = func(context.Context) ([]compute.Leak, error) { return found, nil }
+	b.want("unrated", compute.LeakUnrated)
+	found[0].Since = b.now // at another closing
+	b.want("still", compute.LeakUnrated)
+	if l := b.leaks(false)[0]; l.Hourly != nil || !l.Since.Equal(b.now.Add(-time.Hour)) || l.Tenant != tenant {
+		t.Errorf("%+v", l)
+	}
+	found = nil
+	b.want("with a rate")
+	if l := b.leaks(true)[0]; l.Closed.IsZero() || !strings.Contains(l.ClosedWhy, "last closing") {
+		t.Errorf("%+v", l)
 	}
 }
 

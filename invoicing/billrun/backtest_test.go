@@ -15,6 +15,7 @@ import (
 
 	"github.com/usance/usance/invoicing"
 	"github.com/usance/usance/invoicing/billrun"
+	"github.com/usance/usance/invoicing/invoicedb"
 	"github.com/usance/usance/metering"
 	"github.com/usance/usance/metering/allocdb"
 	"github.com/usance/usance/metering/readingdb/readingtest"
@@ -241,7 +242,8 @@ func TestPreviewIsInvoiced(t *testing.T) {
 	h.want("invoiced", h.cut(ten, "2026-11-01 00:00").Net, v.Month)
 }
 
-// TestUnratedIsTold: what no rate fits comes back from the cut.
+// TestUnratedIsTold: what no rate fits comes back from the cut, and is kept with it
+// until a closing is made without.
 func TestUnratedIsTold(t *testing.T) {
 	h := newHouse(t)
 	ten := h.tenant("ten_1")
@@ -254,4 +256,15 @@ func TestUnratedIsTold(t *testing.T) {
 		t.Errorf("unrated %+v", made.Unrated)
 	}
 	h.want("invoiced", made.Invoice.Net, "0.75")
+	unrated, err := h.books.Unrated(t.Context())
+	h.check(err)
+	if want := (invoicedb.Unrated{Tenant: ten, Cut: at("2026-11-01 00:00"), Plan: "standard", Meter: metering.InstanceRunning, Flavor: "huge", Resources: 1,
+		Quantity: "7200"}); len(unrated) != 1 || unrated[0] != want {
+		t.Errorf("kept %+v, want %+v", unrated, want)
+	}
+	_, err = h.Cut(t.Context(), ten, at("2026-11-15 00:00"))
+	h.check(err)
+	if unrated, err = h.books.Unrated(t.Context()); err != nil || len(unrated) != 0 {
+		t.Errorf("after a closing without: %+v, %v", unrated, err)
+	}
 }

@@ -217,7 +217,7 @@ func (r *Run) closeNext(ctx context.Context, s invoicedb.Standing, at, closed ti
 	if err != nil {
 		return nil, found, false, err
 	}
-	c.Unsettled = unsettled
+	c.Unsettled, c.Unrated = unsettled, invoicing.SumUnrated(m.Unrated)
 	invoice, err := invoicing.NewInvoice(s.Account, c, lines)
 	if err != nil {
 		return nil, found, false, err

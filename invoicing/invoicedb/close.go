@@ -92,7 +92,10 @@ func insertClosing(ctx context.Context, tx pgx.Tx, c invoicing.Closing, segments
 	if err != nil {
 		return err
 	}
-	return insertSlots(ctx, tx, c, segments)
+	if err := insertSlots(ctx, tx, c, segments); err != nil {
+		return err
+	}
+	return insertUnrated(ctx, tx, c)
 }
 
 // insertSlots adds how closing readings lie in slots, of those that say so.

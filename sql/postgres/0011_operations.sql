@@ -12,3 +12,18 @@ CREATE TABLE audited_days (
     differences integer NOT NULL CHECK (differences >= 0),
     gaps        integer NOT NULL CHECK (gaps >= 0)
 );
+
+-- Usage of a closing that no rate fits, summed up: while it is that of the
+-- tenant's last closing, it is a leak.
+CREATE TABLE closing_unrated (
+    tenant    text NOT NULL,
+    seq       integer NOT NULL,
+    meter     text NOT NULL CHECK (meter <> ''),
+    flavor    text NOT NULL,
+    resources integer NOT NULL CHECK (resources > 0),
+    quantity  text NOT NULL, -- in the meter's base unit
+    PRIMARY KEY (tenant, seq, meter, flavor),
+    FOREIGN KEY (tenant, seq) REFERENCES closings
+);
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON closing_unrated
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
