@@ -19,7 +19,7 @@
 // The parts, each in a goroutine of its own: the recorder, which alone touches
 // the meter (events and samples in, readings out); the sender, from spool to
 // control plane; the reconciler, from desired to real. They meet in three places
-// only: a stop asks the recorder for a full reading first, a full reading on
-// demand is reported when the sender has sent it, and an event makes the
+// only: a stop and a resize ask the recorder for a full reading first, a full reading
+// on demand is reported when the sender has sent it, and an event makes the
 // reconciler look.
 package agent

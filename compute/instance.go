@@ -2,7 +2,9 @@
 // their states, hosts, leases, and where a new instance fits.
 //
 // It owns what is wanted (the desired state) and what was observed; it never
-// touches a hypervisor, a database or a price.
+// touches a hypervisor, a database or a price. Instances move between hosts only
+// while they are off: nobody orders a live migration yet, though one that an
+// operator makes by hand is metered.
 //
 // Invariants:
 //   - What is wanted changes only by an order (tenant, operator, dunning) or by

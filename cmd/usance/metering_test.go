@@ -50,6 +50,9 @@ func TestMeteringCommands(t *testing.T) {
 		{"quarantine list 7", "", "Usage: usance quarantine list", exitUsage},
 		{"epoch void --from " + at + " --reason leapt e1", `POST /api/v1/operator/epochs/e1/void {"from":"` + at + `","reason":"leapt","by":"ann"}`, "e2 continues it", exitOK},
 		{"epoch void --from noon e1", "", "noon", exitUsage},
+		{"instance resize ins_1 medium", `POST /api/v1/instances/ins_1/resize {"flavor":"medium"}`, "", exitOK},
+		{"instance resize ins_1", "", "Usage: usance instance resize", exitUsage},
+		{"instance move ins_1 hst_2", `POST /api/v1/operator/instances/ins_1/move {"host":"hst_2"}`, "", exitOK},
 		{"leak list", "GET /api/v1/operator/leaks?state=open&after=", "0.75 EUR", exitOK},
 		{"leak list --all", "GET /api/v1/operator/leaks?state=all&after=", "readings come again", exitOK},
 	} {

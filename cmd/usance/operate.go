@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -126,9 +127,9 @@ func hostCommand(ctx context.Context, p program, args []string) int {
 			return nil
 		}},
 		{name: "list", summary: "list the hosts", do: func(ctx context.Context, p program, c *apiClient, f *flag.FlagSet) error {
-			rows := [][]string{{"HOST", "NAME", "STATE", "VCPUS", "USED", "MEMORY", "WAITING", "SINCE", "THINNED", "REFUSED", "ASIDE"}}
+			rows := [][]string{{"HOST", "NAME", "STATE", "VCPUS", "USED", "MEMORY", "STORAGE", "WAITING", "SINCE", "THINNED", "REFUSED", "ASIDE"}}
 			err := pages(ctx, c, "/operator/hosts", func(h portal.HostJSON) {
-				row := []string{string(h.ID), h.Name, h.State, fmt.Sprint(h.VCPUs), fmt.Sprint(h.VCPUsUsed), fmt.Sprintf("%d MiB", h.MemoryMiB)}
+				row := []string{string(h.ID), h.Name, h.State, fmt.Sprint(h.VCPUs), fmt.Sprint(h.VCPUsUsed), fmt.Sprintf("%d MiB", h.MemoryMiB), cmp.Or(h.Storage, "-")}
 				rows = append(rows, append(row, spoolColumns(h.Spool)...))
 			})
 			if err != nil {

@@ -77,7 +77,8 @@ type Desired struct {
 }
 
 // DesiredInstance is one instance as it should be. An instance that the control
-// plane no longer lists is not to be touched: deletion is always said (Power deleted).
+// plane no longer lists is not to be touched: deletion is always said (Power
+// deleted), and so is letting it go for a move (released).
 type DesiredInstance struct {
 	ID         metering.InstanceID `json:"id"`
 	Tenant     metering.TenantID   `json:"tenant"`
