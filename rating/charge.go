@@ -41,7 +41,7 @@ func (p *pool) share(meters []metering.Meter, stretches []*stretch) (share, whol
 func (r *priced) allowance(rater *Rater, p *pool, share, whole metering.Quantity, stretches []*stretch) Portion {
 	switch {
 	case r.Included.Per == PerInstanceMonth:
-		return r.accrued(rater, &p.charge.Like, stretches)
+		return r.accrued(rater, p.charge.Like, stretches)
 	case r.Included.Per == PerResource && r.Pool != PoolResource:
 		return Portion{metering.Thousandths(1000 * p.resources), metering.Thousandths(1000)}
 	}
@@ -56,7 +56,7 @@ func (r *priced) accrued(rater *Rater, like *metering.Labels, stretches []*stret
 	}
 	var all, own metering.Quantity // own is of one resource
 	for i, s := range stretches {
-		if s.fit.meter == metering.InstanceRunning && r.Where.fits(&s.fit.labels) && only(r.Like, &s.fit.labels) == *like {
+		if s.fit.meter == metering.InstanceRunning && r.Where.fits(&s.fit.labels) && (like == nil || only(r.Like, &s.fit.labels) == *like) {
 			own = own.Add(s.measured)
 		}
 		if i == len(stretches)-1 || stretches[i+1].resource != s.resource {
@@ -146,9 +146,10 @@ func (r *priced) part(step int, q Exact) Part {
 	return Part{Step: step, Quantity: q, Exact: q.at(s.each), Price: &s.price}
 }
 
-// bound takes off, from the last step back, what the parts cost beyond the cap,
-// and returns the cap in the units it is stated in.
-func (r *priced) bound(parts []Part, share, whole metering.Quantity) money.Fraction {
+// bound takes off, from the last step back, what the parts cost beyond the cap.
+// It returns the cap in the units it is stated in, and what of gross, the cost of
+// all parts, is left.
+func (r *priced) bound(parts []Part, gross money.Fraction, share, whole metering.Quantity) (limit, net money.Fraction) {
 	if !r.capUnits.IsZero() {
 		limit := r.capUnits.part(share, whole)
 		var over Exact
@@ -159,23 +160,24 @@ func (r *priced) bound(parts []Part, share, whole metering.Quantity) money.Fract
 		for i := len(parts) - 1; i >= 0; i-- {
 			off := smaller(over, parts[i].Quantity)
 			parts[i].Allowance = off.at(r.steps[parts[i].Step].each)
+			gross = gross.Sub(parts[i].Allowance)
 			over = over.Sub(off)
 		}
-		return limit.fraction()
+		return limit.fraction(), gross
 	}
-	limit := r.capMoney
+	limit = r.capMoney
 	if share != whole {
 		limit = limit.Mul(money.FracRat(new(big.Rat).SetFrac(share.Big(), whole.Big())))
 	}
-	over := limit.Neg()
-	for i := range parts {
-		over = over.Add(parts[i].Exact)
+	over := gross.Sub(limit)
+	if over.Sign() <= 0 {
+		return limit, gross
 	}
 	for i := len(parts) - 1; i >= 0 && over.Sign() > 0; i-- {
 		parts[i].Allowance = over.Min(parts[i].Exact)
 		over = over.Sub(parts[i].Allowance)
 	}
-	return limit
+	return limit, limit
 }
 
 // boundTenant takes off, from each charge of the rate its part, what they cost

@@ -80,8 +80,7 @@ func (e Exact) Cmp(o Exact) int {
 func (e Exact) Add(o Exact) Exact {
 	switch {
 	case o.rest == nil:
-		e.whole = e.whole.Add(o.whole)
-		return e
+		return Exact{e.whole.Add(o.whole), e.rest}
 	case e.rest == nil:
 		return o.Add(e)
 	}
@@ -93,6 +92,8 @@ func (e Exact) Add(o Exact) Exact {
 // Sub is e − o, or zero when o is larger.
 func (e Exact) Sub(o Exact) Exact {
 	switch {
+	case e.rest == nil && o.rest == nil:
+		return exactly(e.whole.Sub(o.whole))
 	case e.Cmp(o) <= 0:
 		return Exact{}
 	case o.rest == nil:

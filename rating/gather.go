@@ -31,6 +31,8 @@ type fit struct {
 	labels    metering.Labels
 	rates     []int // those whose labels fit, whatever the time
 	timelines []int // of the time classes that these name
+	rate      int   // where none does, the rate, −1 for none
+	err       error // why there is none
 }
 
 type fitKey struct {
@@ -51,16 +53,17 @@ type gatherer struct {
 	slab      []stretch
 	endUnix   int64            // of the period
 	current   *stretch         // the last one, where neither time class nor percentile asks for more
-	tail      *metering.Window // its last window
+	tail      *metering.Window // its last window, and
+	tailUnix  int64            // the end of it
 }
 
 // slabSize is how many stretches are allocated at once.
 const slabSize = 32
 
 func (g *gatherer) add(u *metering.Usage) error {
-	if g.follows(u) {
+	if end := u.Window.End.Unix(); g.follows(u, end) {
 		g.current.measured = g.current.measured.Add(u.Quantity)
-		g.tail.End = u.Window.End
+		g.tail.End, g.tailUnix = u.Window.End, end
 		return nil
 	}
 	if !u.Window.End.After(u.Window.Start) {
@@ -88,19 +91,17 @@ func (g *gatherer) add(u *metering.Usage) error {
 		s.samples = append(s.samples, sample{u.Window, u.Quantity})
 	case len(s.fit.timelines) == 0:
 		g.current, g.tail = s, &s.windows[len(s.windows)-1]
+		g.tailUnix = g.tail.End.Unix()
 	}
 	return nil
 }
 
 // follows reports whether the usage continues the last window of the current
-// stretch, well inside the period. All else takes the longer way.
-func (g *gatherer) follows(u *metering.Usage) bool {
+// stretch, well inside the period; end is when it ends. All else takes the longer
+// way.
+func (g *gatherer) follows(u *metering.Usage, end int64) bool {
 	s := g.current
-	if s == nil || u.Window.Start != g.tail.End || u.Before != s.before {
-		return false
-	}
-	end := u.Window.End.Unix()
-	return end > g.tail.End.Unix() && end < g.endUnix &&
+	return s != nil && end > g.tailUnix && end < g.endUnix && u.Window.Start == g.tail.End && u.Before == s.before &&
 		u.Resource == s.resource && u.Start == s.start && u.Meter == s.fit.meter && u.Labels == g.labels
 }
 
@@ -158,6 +159,9 @@ func (g *gatherer) fitOf(u *metering.Usage) (*fit, error) {
 			}
 		}
 	}
+	if len(f.timelines) == 0 {
+		f.rate, f.err = g.best(f.rates)
+	}
 	g.fits[key], g.fit = f, f
 	return f, nil
 }
@@ -179,6 +183,9 @@ func (g *gatherer) age(created string) string {
 
 // rateOf is the rate of usage in the window, −1 for none.
 func (g *gatherer) rateOf(f *fit, w metering.Window) (int, error) {
+	if len(f.timelines) == 0 {
+		return f.rate, f.err
+	}
 	var classes []string
 	for _, i := range f.timelines {
 		tl := &g.timelines[i]
@@ -191,16 +198,18 @@ func (g *gatherer) rateOf(f *fit, w metering.Window) (int, error) {
 			classes = append(classes, tl.name)
 		}
 	}
-	fitting := f.rates
-	if len(f.timelines) > 0 {
-		fitting = nil
-		for _, i := range f.rates {
-			times := g.rates[i].Where.Time
-			if len(times) == 0 || slices.ContainsFunc(times, func(t string) bool { return slices.Contains(classes, t) }) {
-				fitting = append(fitting, i)
-			}
+	var fitting []int
+	for _, i := range f.rates {
+		times := g.rates[i].Where.Time
+		if len(times) == 0 || slices.ContainsFunc(times, func(t string) bool { return slices.Contains(classes, t) }) {
+			fitting = append(fitting, i)
 		}
 	}
+	return g.best(fitting)
+}
+
+// best is the rate of those that fit, −1 for none.
+func (g *gatherer) best(fitting []int) (int, error) {
 	best, a, b := mostSpecific(g.plan.Rates, fitting)
 	if best < 0 && a >= 0 {
 		return 0, fmt.Errorf("rates %s and %s both fit and neither is more specific", g.rates[a].ID, g.rates[b].ID)
@@ -215,8 +224,10 @@ func (g *gatherer) sorted() []*stretch {
 		s.windows = joined(s.windows)
 	}
 	slices.SortFunc(g.stretches, func(a, b *stretch) int {
+		if order := strings.Compare(string(a.resource), string(b.resource)); order != 0 {
+			return order // most often, and the rest is not looked at
+		}
 		return cmp.Or(
-			strings.Compare(string(a.resource), string(b.resource)),
 			strings.Compare(string(a.fit.meter), string(b.fit.meter)),
 			strings.Compare(a.start, b.start),
 			a.windows[0].Start.Compare(b.windows[0].Start),

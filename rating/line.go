@@ -44,7 +44,9 @@ func (l *Line) collect(c *Charge) {
 		if p.Step != l.Step {
 			continue
 		}
-		l.Price = *p.Price
+		if len(l.Shares) == 0 {
+			l.Price = *p.Price
+		}
 		l.Exact = l.Exact.Add(p.Exact)
 		l.Allowance = l.Allowance.Add(p.Allowance)
 		l.Shares = append(l.Shares, Share{Resource: c.Resource, Quantity: p.Quantity, Exact: p.Exact.Sub(p.Allowance)})

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/usance/usance/metering"
+	"github.com/usance/usance/rating/money"
 )
 
 // Rate is what the usage of one tenant in one period costs. Period is the whole
@@ -78,7 +79,7 @@ func (c *charging) component(name string, usage []metering.Usage) error {
 	resources := len(c.result.Charges)
 	for i := range c.rates {
 		if r := &c.rates[i]; r.Component == name && r.Minimum.For == ForTenant && !r.minimum.IsZero() {
-			c.open(i, &c.tenant[i]) // a commitment is charged without usage
+			c.open(i, &c.tenant[i], nil) // a commitment is charged without usage
 		}
 	}
 	c.close(c.tenant, all)
@@ -116,9 +117,8 @@ type likeKey struct {
 
 // pool is a charge in the making: everything that is added up before steps and cap.
 type pool struct {
-	used      bool
-	charge    Charge
-	resources uint64 // how many have usage here
+	charge    *Charge // nil where nothing is added yet
+	resources uint64  // how many have usage here
 	latest    metering.ResourceID
 	measured  [2]metering.Quantity // of the rate's meter, and of its other one
 	billable  [2]Exact             // likewise, after granularity and minimum
@@ -127,6 +127,7 @@ type pool struct {
 
 // resource adds all usage of one resource.
 func (c *charging) resource(stretches []*stretch) {
+	first := len(c.result.Charges)
 	for rest := stretches; len(rest) > 0; {
 		n := 1
 		for n < len(rest) && rest[n].fit.meter == rest[0].fit.meter && rest[n].start == rest[0].start {
@@ -135,8 +136,18 @@ func (c *charging) resource(stretches []*stretch) {
 		c.start(rest[:n])
 		rest = rest[n:]
 	}
-	c.close(c.own, stretches)
+	for i := range c.own {
+		if p := &c.own[i]; p.charge != nil {
+			c.price(p, stretches)
+			*p = pool{}
+		}
+	}
+	if charges := c.result.Charges[first:]; len(charges) > 1 {
+		slices.SortFunc(charges, byIndex)
+	}
 }
+
+func byIndex(a, b Charge) int { return cmp.Compare(a.index, b.index) }
 
 // start adds the stretches of one start of one meter. Minimum and granularity
 // count its whole life, under whatever rate or none: G(before + q) − G(before)
@@ -167,29 +178,35 @@ func (c *charging) start(stretches []*stretch) {
 	var covered, added Exact
 	var of *priced
 	if ruling != nil {
-		if !ruling.end().Before(last.end()) {
+		if last != ruling && !ruling.end().Before(last.end()) {
 			last = ruling
 		}
-		rate, life := &c.rates[ruling.rate], exactly(before.Add(measured))
-		paid := rate.lifelong(before)
-		covered = paid.Sub(exactly(before))
-		added = rate.lifelong(life.whole).Sub(larger(life, paid))
-		of = rate
+		of = &c.rates[ruling.rate]
+		if life := exactly(before.Add(measured)); before.IsZero() {
+			added = of.lifelong(measured).Sub(life)
+		} else {
+			paid := of.lifelong(before)
+			covered = paid.Sub(exactly(before))
+			added = of.lifelong(life.whole).Sub(larger(life, paid))
+		}
 	}
 	for _, s := range stretches {
 		if s.rate < 0 && !c.main {
 			continue
 		}
 		entry := Start{Resource: s.resource, Meter: s.fit.meter, Start: s.start, Before: before, Measured: s.measured,
-			Covered: smaller(covered, exactly(s.measured)), Windows: s.windows, life: before.Add(measured), ruling: of, last: s == last}
-		covered = covered.Sub(entry.Covered)
+			Windows: s.windows, life: before.Add(measured), ruling: of}
+		if !covered.IsZero() {
+			entry.Covered = smaller(covered, exactly(s.measured))
+			covered = covered.Sub(entry.Covered)
+		}
 		if s == last {
 			entry.Added = added
 		}
 		if s.rate < 0 {
 			c.unrated(s, entry.Added, of)
 		} else {
-			c.enter(s, entry)
+			c.enter(s, &entry)
 		}
 	}
 }
@@ -235,7 +252,7 @@ func (c *charging) unrated(s *stretch, added Exact, of *priced) {
 const room = 64
 
 // enter adds a start's stretch up where its rate does.
-func (c *charging) enter(s *stretch, entry Start) {
+func (c *charging) enter(s *stretch, entry *Start) {
 	rate, p, side := &c.rates[s.rate], &c.own[s.rate], 0
 	switch rate.Pool {
 	case PoolTenant:
@@ -243,10 +260,7 @@ func (c *charging) enter(s *stretch, entry Start) {
 	case PoolLike:
 		p = c.poolLike(s.rate, &s.fit.labels)
 	}
-	c.open(s.rate, p)
-	if rate.Pool == PoolResource {
-		p.charge.Resource = s.resource
-	}
+	c.open(s.rate, p, s)
 	if s.fit.meter == rate.OrHigher {
 		side = 1
 	}
@@ -263,7 +277,9 @@ func (c *charging) poolLike(rate int, labels *metering.Labels) *pool {
 	}
 	k := likeKey{rate, only(c.rates[rate].Like, labels)}
 	if c.like[k] == nil {
-		c.like[k] = &pool{charge: Charge{Like: k.labels}}
+		c.like[k] = &pool{}
+		c.open(rate, c.like[k], nil)
+		c.like[k].charge.Like = &k.labels
 	}
 	return c.like[k]
 }
@@ -279,52 +295,66 @@ func (c *charging) closeLike(first int, stretches []*stretch) {
 	}
 	c.like = nil
 	slices.SortFunc(c.result.Charges[first:], func(a, b Charge) int {
-		return cmp.Or(cmp.Compare(a.index, b.index), compareLabels(&a.Like, &b.Like))
+		if a.index != b.index || a.Like == nil {
+			return cmp.Compare(a.index, b.index)
+		}
+		return compareLabels(a.Like, b.Like)
 	})
 }
 
-// open makes a rate's pool ready where it is not.
-func (c *charging) open(rate int, p *pool) {
-	if !p.used {
-		if len(c.starts) == 0 {
-			c.starts = make([]Start, room)
-		}
-		p.used = true
-		p.charge.Rate, p.charge.index, p.charge.rate = c.rates[rate].Rate, rate, &c.rates[rate]
-		p.charge.Starts, c.starts = c.starts[:0:1], c.starts[1:]
+// open makes a rate's pool ready where it is not. Charges of a resource are made
+// where they stay: there is room for one of each stretch.
+func (c *charging) open(rate int, p *pool, s *stretch) {
+	if p.charge != nil {
+		return
 	}
+	if len(c.starts) == 0 {
+		c.starts = make([]Start, room)
+	}
+	r := &c.rates[rate]
+	if r.Pool == PoolResource {
+		last := len(c.result.Charges)
+		c.result.Charges = c.result.Charges[:last+1]
+		p.charge = &c.result.Charges[last]
+		p.charge.Resource = s.resource
+	} else {
+		p.charge = &Charge{}
+	}
+	p.charge.Rate, p.charge.index, p.charge.rate = r.Rate, rate, r
+	p.charge.Starts, c.starts = c.starts[:0:1], c.starts[1:]
 }
 
-func (p *pool) add(side int, s Start) {
+func (p *pool) add(side int, s *Start) {
 	if p.resources == 0 || p.latest != s.Resource {
 		p.resources++
 		p.latest = s.Resource
 	}
 	p.measured[side] = p.measured[side].Add(s.Measured)
 	p.billable[side] = p.billable[side].Add(exactly(s.Measured).Sub(s.Covered)).Add(s.Added)
-	p.charge.Starts = append(p.charge.Starts, s)
+	p.charge.Starts = append(p.charge.Starts, *s)
 }
 
-// close computes the charges of pools and empties them; stretches is the usage
-// that allowances per instance-month and shares of flavors follow from.
+// close computes the charges of pools of several resources; stretches is the
+// usage that allowances per instance-month follow from.
 func (c *charging) close(pools []pool, stretches []*stretch) {
 	for i := range pools {
-		if !pools[i].used {
-			continue
+		if pools[i].charge != nil {
+			c.price(&pools[i], stretches)
+			c.result.Charges = append(c.result.Charges, *pools[i].charge)
+			pools[i] = pool{}
 		}
-		c.price(&pools[i], stretches)
-		c.result.Charges = append(c.result.Charges, pools[i].charge)
-		pools[i] = pool{}
 	}
 }
 
 // price goes from what is billable to what it costs.
 func (c *charging) price(p *pool, stretches []*stretch) {
-	charge, rate := &p.charge, &c.rates[p.charge.index]
+	charge, rate := p.charge, p.charge.rate
 	share, whole := metering.Thousandths(1), metering.Thousandths(1)
 	if rate.prorates() {
 		share, whole = p.share(rate.all, stretches)
-		charge.Portion = Portion{share, whole}
+		if share != whole {
+			charge.Portion = &Portion{share, whole}
+		}
 	}
 	side := 0
 	if p.billable[1].Cmp(p.billable[0]) > 0 {
@@ -352,14 +382,17 @@ func (c *charging) price(p *pool, stretches []*stretch) {
 	}
 	charge.Parts = charge.Parts[:len(charge.Parts):len(charge.Parts)]
 	c.parts = c.parts[len(charge.Parts):cap(c.parts)]
+	charge.Exact = cost(charge.Parts)
 	if rate.Cap.Set {
-		charge.Bound = rate.bound(charge.Parts, share, whole)
+		charge.Bound, charge.Exact = rate.bound(charge.Parts, charge.Exact, share, whole)
 	}
-	for i := range charge.Parts {
-		part := &charge.Parts[i]
-		charge.Exact = charge.Exact.Add(part.Exact)
-		if !part.Allowance.IsZero() {
-			charge.Exact = charge.Exact.Sub(part.Allowance)
-		}
+}
+
+// cost is what parts cost together, without what is taken off.
+func cost(parts []Part) money.Fraction {
+	sum := parts[0].Exact
+	for i := range parts[1:] {
+		sum = sum.Add(parts[i+1].Exact)
 	}
+	return sum
 }

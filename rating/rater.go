@@ -128,8 +128,11 @@ func (r *Rater) price(rate *Rate) (priced, error) {
 			unit:  r.quantity(Span{Thousandths: 1000 * s.Count, Unit: s.Unit}),
 		})
 	}
-	// The same value with the denominator of charges, so that comparing is cheap.
-	p.capMoney = p.capMoney.Add(p.steps[0].each).Sub(p.steps[0].each)
+	prices := []*money.Fraction{&p.capMoney}
+	for i := range p.steps {
+		prices = append(prices, &p.steps[i].each)
+	}
+	money.Common(prices...)
 	if nano := rate.Minimum.Nano; nano > 0 && p.steps[0].price.Nano > 0 {
 		first := p.steps[0].price
 		n := new(big.Int).Mul(big.NewInt(nano), big.NewInt(first.Per))
@@ -200,7 +203,7 @@ func (p *Plan) CapBelowMinimum(r *Rate) (*Cap, error) {
 			continue
 		}
 		rate.capUnits, rate.capMoney = c.units, c.money
-		rate.bound(parts, one, one)
+		rate.bound(parts, cost(parts), one, one)
 		if slices.ContainsFunc(parts, func(p Part) bool { return p.Allowance.Sign() > 0 }) {
 			return c.cap, nil
 		}

@@ -18,14 +18,14 @@ type Result struct {
 type Charge struct {
 	Rate       *Rate
 	Resource   metering.ResourceID // "" for a rate that pools several
-	Like       metering.Labels     // what they have in common, of a rate that pools like ones
+	Like       *metering.Labels    // what they have in common, of a rate that pools like ones
 	Measured   metering.Quantity
 	Billable   Exact          // after granularity and minimum
 	Percentile *Percentile    // where the rate is of one: Billable and what follows are bytes in a slot
 	Slots      []Slots        // of a rate by slots: what it ranks
 	Raise      *Raise         // where a minimum or a granularity is of the resource or the tenant, and changes something
 	Allowance  *Allowance     // where the rate includes usage
-	Portion    Portion        // of a resource with several flavors, what of cap and allowance is the rate's
+	Portion    *Portion       // of a resource with several flavors, what of cap and allowance is the rate's
 	Parts      []Part         // one per step that was reached; at least one
 	Bound      money.Fraction // where the rate has a cap: in currency units, or in base units
 	TenantCap  *TenantCap     // where the rate has one
@@ -48,10 +48,10 @@ type Raise struct {
 type Portion struct{ Of, Whole metering.Quantity }
 
 // isWhole reports whether it is all.
-func (p Portion) isWhole() bool { return p.Of == p.Whole }
+func (p *Portion) isWhole() bool { return p == nil || p.Of == p.Whole }
 
 // text is the quotient, "" for all.
-func (p Portion) text() string {
+func (p *Portion) text() string {
 	if p.isWhole() {
 		return ""
 	}
@@ -110,7 +110,6 @@ type Start struct {
 	Windows  []metering.Window // when it was measured, adjacent windows joined, by time
 	life     metering.Quantity // Before, and what all rates and none measured of the start
 	ruling   *priced           // whose granularity and minimum it has
-	last     bool              // Added is here
 }
 
 // Unrated is usage that no rate fits: a leak in the plan.

@@ -113,7 +113,7 @@ func (c *charging) slotEnd(at time.Time) time.Time {
 // rank notes what is ranked of a pool, and of a percentile picks the slot. Where
 // the rate has two sides they are ranked apart, and the higher counts.
 func (c *charging) rank(p *pool) {
-	rate, charge := &c.rates[p.charge.index], &p.charge
+	rate, charge := p.charge.rate, p.charge
 	for side, used := range p.traffic.bytes {
 		if used == nil {
 			continue

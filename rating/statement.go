@@ -82,10 +82,10 @@ func (r *Result) Statement(explain bool) *Statement {
 
 // likeText is "flavor n1, region eu", "" where nothing is in common.
 func (c *Charge) likeText() string {
-	if c.Rate.Pool != PoolLike {
+	l := c.Like
+	if l == nil {
 		return ""
 	}
-	l := &c.Like
 	var words []string
 	for _, name := range c.Rate.Like {
 		value := map[string]string{"flavor": l.Flavor, "image": l.Image, "region": l.Region, "host_class": l.HostClass}[name]

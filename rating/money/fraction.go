@@ -104,17 +104,15 @@ func (f Fraction) Neg() Fraction {
 
 // Add is f + g.
 func (f Fraction) Add(g Fraction) Fraction {
-	if f.large == nil && g.large == nil && f.den == g.den && f.negative == g.negative {
-		if hi, lo, ok := add128(f.hi, f.lo, g.hi, g.lo); ok {
-			f.hi, f.lo = hi, lo
-			return f
-		}
-	}
-	if f.IsZero() {
-		return g
-	}
-	if g.IsZero() {
+	switch {
+	case g.large == nil && g.hi|g.lo == 0:
 		return f
+	case f.large == nil && f.hi|f.lo == 0:
+		return g
+	case f.large == nil && g.large == nil && f.den == g.den:
+		if sum, ok := addSame(f, g); ok {
+			return sum
+		}
 	}
 	if a, b, ok := common(f, g); ok {
 		if sum, ok := addSame(a, b); ok {
@@ -168,6 +166,24 @@ func (f Fraction) Min(g Fraction) Fraction {
 		return g
 	}
 	return f
+}
+
+// Common gives all fractions one denominator, where that fits, so that adding
+// what is multiplied by them is cheap.
+func Common(all ...*Fraction) {
+	one := Fraction{den: 1}
+	for _, f := range all {
+		_, both, ok := common(*f, one)
+		if !ok {
+			return
+		}
+		one.den = both.den
+	}
+	for _, f := range all {
+		if same, _, ok := common(*f, one); ok {
+			*f = same
+		}
+	}
 }
 
 // common brings two fractions of 128 bits to one denominator; ok is false when

@@ -171,6 +171,9 @@ func sharesFast(parts []Fraction, currency Currency, mode Rounding) (whole Amoun
 		if p.negative && p.Sign() != 0 || p.large != nil {
 			return Amount{}, nil, false
 		}
+		if p.denominator() == sum.den {
+			continue
+		}
 		over, lcm := bits.Mul64(sum.den/gcd(sum.den, p.denominator()), p.denominator())
 		if over != 0 {
 			return Amount{}, nil, false
