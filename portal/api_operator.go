@@ -2,6 +2,7 @@ package portal
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -23,7 +24,12 @@ func (s *server) published(ctx context.Context, v plandb.Version) (PublishedPlan
 	if err != nil {
 		return PublishedPlan{}, err
 	}
-	return PublishedPlan{Plan: v.Plan, Version: v.Version, Effective: v.Effective.In(plan.Zone).Format(time.DateOnly)}, nil
+	_, inForce, err := s.Plans.InForce(ctx, v.Plan, time.Now())
+	if err != nil && !errors.Is(err, plandb.ErrNotFound) {
+		return PublishedPlan{}, err
+	}
+	return PublishedPlan{Plan: v.Plan, Version: v.Version, Effective: v.Effective.In(plan.Zone).Format(time.DateOnly),
+		MidPeriod: v.MidPeriod, InForce: inForce == v.Version}, nil
 }
 
 func (s *server) listPlans(w http.ResponseWriter, r *http.Request, _ caller) error {
@@ -153,7 +159,10 @@ func (s *server) createClosing(w http.ResponseWriter, r *http.Request, _ caller)
 		return err
 	}
 	s.accrued.forget(string(tenantID(r)))
-	closing := ClosingJSON{Cut: at.UTC(), Unrated: unratedJSON(made.Unrated)}
+	closing := ClosingJSON{Cut: at.UTC(), Unrated: unratedJSON(made.Unrated), Thin: []ThinJSON{}}
+	for _, t := range made.Thin {
+		closing.Thin = append(closing.Thin, ThinJSON{t.Period.Start, t.Rate, t.Resource, t.Measured, t.Slots})
+	}
 	if made.Invoice != nil {
 		j := invoiceJSON(made.Invoice)
 		closing.Invoice = &j

@@ -55,7 +55,7 @@ func TestBacktestAPI(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.customer("a@example.com"), w.customer("b@example.com")
 	w.instance(a, "web")
-	_, epoch := w.instance(b, "web")
+	instance, epoch := w.instance(b, "web")
 	month := time.Now().UTC().Format("2006-01")
 	dearer := strings.Replace(planYAML, "6.00 per hour", "7.50 per hour", 1)
 	dearer = strings.Replace(dearer, "  - {id: egress, meter: network.public.tx, price: 1.00 per GiB}\n", "", 1)
@@ -93,7 +93,7 @@ func TestBacktestAPI(t *testing.T) {
 	}
 
 	// Nothing that is invoiced gets another price, and what has no price is told.
-	w.readMore(b.ID, epoch)
+	w.readMore(b.ID, instance.ID, epoch)
 	var closing portal.ClosingJSON
 	w.operator("POST", "/operator/tenants/"+string(b.ID)+"/closings", nil, http.StatusCreated, &closing)
 	if closing.Invoice == nil || len(closing.Unrated) != 1 || closing.Unrated[0].Meter != metering.NetworkPublicRx || closing.Unrated[0].Quantity != "5" {
@@ -106,10 +106,10 @@ func TestBacktestAPI(t *testing.T) {
 }
 
 // readMore stores a reading with 5 bytes received, which the plan has no price for.
-func (w *world) readMore(tenant metering.TenantID, epoch metering.EpochID) {
+func (w *world) readMore(tenant metering.TenantID, instance metering.InstanceID, epoch metering.EpochID) {
 	w.t.Helper()
 	at := time.Now().Add(-time.Second).UnixMilli()
-	c := &metering.Columns{Tenant: []string{string(tenant)}, Instance: []string{"ins_1"}, Epoch: []string{string(epoch)}, AtMS: []int64{at}, ReceivedMS: []int64{at}}
+	c := &metering.Columns{Tenant: []string{string(tenant)}, Instance: []string{string(instance)}, Epoch: []string{string(epoch)}, AtMS: []int64{at}, ReceivedMS: []int64{at}}
 	for i := range c.Registers {
 		c.Registers[i] = []uint64{0}
 	}

@@ -157,7 +157,9 @@ type Problem struct {
 type PublishedPlan struct {
 	Plan      string   `json:"plan"`
 	Version   int      `json:"version"`
-	Effective string   `json:"effective"` // day
+	Effective string   `json:"effective"`  // day
+	MidPeriod bool     `json:"mid_period"` // running periods change on that day, and not only those that begin later
+	InForce   bool     `json:"in_force"`   // the last to have taken effect; a period that began before may keep an earlier version
 	Warnings  []string `json:"warnings,omitempty"`
 }
 
@@ -208,6 +210,17 @@ type ClosingJSON struct {
 	// Unrated is usage of the periods closed that no rate of their plans fits: a
 	// leak. A repeated closing does not tell it again.
 	Unrated []UnratedJSON `json:"unrated"`
+	// Thin are percentiles of so few measured slots that an operator should look.
+	Thin []ThinJSON `json:"thin"`
+}
+
+// ThinJSON is a percentile of less than 90 % of a period's slots.
+type ThinJSON struct {
+	Period   time.Time           `json:"period_start"`
+	Rate     string              `json:"rate"`
+	Resource metering.ResourceID `json:"resource"` // "" for one over the tenant
+	Measured int                 `json:"measured"` // slots
+	Slots    int                 `json:"slots"`
 }
 
 // UnratedJSON is usage of a resource that no rate fits.

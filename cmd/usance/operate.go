@@ -219,6 +219,9 @@ func invoiceCommand(ctx context.Context, p program, args []string) int {
 			} else {
 				printInvoice(p.stdout, *closing.Invoice)
 			}
+			for _, t := range closing.Thin {
+				fmt.Fprintf(p.stdout, "LOOK: %s %s bills a percentile of %d slots of which only %d were measured\n", t.Rate, t.Resource, t.Slots, t.Measured)
+			}
 			return printUnrated(p.stdout, closing.Unrated)
 		}},
 		{name: "list", args: "TENANT", arity: 1, summary: "list the tenant's invoices", do: func(ctx context.Context, p program, c *apiClient, f *flag.FlagSet) error {

@@ -38,13 +38,13 @@ func planCommand(ctx context.Context, p program, args []string) int {
 			if err := c.call(ctx, "POST", "/operator/plans", source, &plan); err != nil {
 				return err
 			}
-			fmt.Fprintf(p.stdout, "%s version %d, effective %s\n", plan.Plan, plan.Version, plan.Effective)
+			fmt.Fprintf(p.stdout, "%s version %d, effective %s\n", plan.Plan, plan.Version, effective(plan))
 			return nil
 		}},
 		{name: "list", summary: "list plans and versions", do: func(ctx context.Context, p program, c *apiClient, f *flag.FlagSet) error {
-			rows := [][]string{{"PLAN", "VERSION", "EFFECTIVE"}}
+			rows := [][]string{{"PLAN", "VERSION", "EFFECTIVE", "IN FORCE"}}
 			err := pages(ctx, c, "/operator/plans", func(v portal.PublishedPlan) {
-				rows = append(rows, []string{v.Plan, fmt.Sprint(v.Version), v.Effective})
+				rows = append(rows, []string{v.Plan, fmt.Sprint(v.Version), effective(v), map[bool]string{true: "now"}[v.InForce]})
 			})
 			if err != nil {
 				return err
@@ -57,6 +57,14 @@ func planCommand(ctx context.Context, p program, args []string) int {
 			return err
 		}},
 	}, asOperator)
+}
+
+// effective says when a version takes effect, as its plan does.
+func effective(v portal.PublishedPlan) string {
+	if v.MidPeriod {
+		return v.Effective + " mid-period"
+	}
+	return v.Effective
 }
 
 // newestPlan is the newest published version of a plan.
