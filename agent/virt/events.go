@@ -65,7 +65,7 @@ func (h *Hypervisor) Watch(ctx context.Context, f func(agent.Event)) error {
 		return fmt.Errorf("watch domains: %w", err)
 	}
 	defer conn.DomainEventDeregister(callback)
-	arriving := map[metering.InstanceID]bool{} // migrating in, and not yet running here
+	arriving := map[metering.InstanceID]bool{} // migrating in or being restored, and not yet running here
 	for {
 		select {
 		case <-ctx.Done():
@@ -81,14 +81,15 @@ func (h *Hypervisor) Watch(ctx context.Context, f func(agent.Event)) error {
 }
 
 // translate makes an event of the agent's from one of libvirt's; ok is false for
-// one that changes nothing by itself. A domain that migrates in starts here when
-// it resumes, not when its QEMU begins to wait for it.
+// one that changes nothing by itself. A domain that migrates in or is restored
+// starts here when it resumes, not when its QEMU begins to load it.
 func (h *Hypervisor) translate(ctx context.Context, e lifecycle, arriving map[metering.InstanceID]bool) (event agent.Event, ok bool) {
 	event = agent.Event{ID: e.id, At: e.at}
 	switch e.event {
 	case libvirt.DOMAIN_EVENT_STARTED:
 		event.Kind = agent.EventStarted
-		if libvirt.DomainEventStartedDetailType(e.detail) == libvirt.DOMAIN_EVENT_STARTED_MIGRATED {
+		switch libvirt.DomainEventStartedDetailType(e.detail) {
+		case libvirt.DOMAIN_EVENT_STARTED_MIGRATED, libvirt.DOMAIN_EVENT_STARTED_RESTORED:
 			arriving[e.id] = true
 			return event, false
 		}

@@ -307,7 +307,7 @@ func TestMeteredLife(t *testing.T) {
 		defer syscall.Kill(pid, syscall.SIGCONT)
 		hung := time.Now()
 		last := func(id metering.InstanceID) epoch { all := m.plane.epochsOf(id); return all[len(all)-1] }
-		time.Sleep(2 * bulkTimeout) // until the call that met it was given up
+		time.Sleep(bulkTimeout + 2*time.Second) // until the call that met it was given up
 		stuck := last(id)
 		for range 3 {
 			before := last(other.ID)

@@ -91,7 +91,7 @@ func (h *Hypervisor) read(c *libvirt.Connect, some []*libvirt.Domain, s *sampled
 	at := time.Now() // after: no counter holds more than what was before
 	for i := range records {
 		record := &records[i]
-		if state := record.State; state == nil || !active(state.State) || isStarting(state.State, state.Reason) || isMigrating(state) {
+		if !runsHere(record.State) {
 			record.Domain.Free()
 			continue
 		}
@@ -121,18 +121,20 @@ func free(domains []*libvirt.Domain) {
 	}
 }
 
-func active(state libvirt.DomainState) bool {
-	switch state {
-	case libvirt.DOMAIN_SHUTOFF, libvirt.DOMAIN_CRASHED, libvirt.DOMAIN_NOSTATE:
+// runsHere reports whether a domain in that state runs or is paused on this host:
+// not when its QEMU is starting, nor when it stands still because it is being loaded or
+// is about to run elsewhere.
+func runsHere(state *libvirt.DomainStatsState) bool {
+	if state == nil {
 		return false
 	}
+	switch state.State {
+	case libvirt.DOMAIN_SHUTOFF, libvirt.DOMAIN_CRASHED, libvirt.DOMAIN_NOSTATE:
+		return false
+	case libvirt.DOMAIN_PAUSED:
+		return !isStarting(state.State, state.Reason) && libvirt.DomainPausedReason(state.Reason) != libvirt.DOMAIN_PAUSED_MIGRATION
+	}
 	return true
-}
-
-// isMigrating reports whether the domain stands still because it is about to run
-// elsewhere, or has not run here yet: its QEMU counts nothing of its own.
-func isMigrating(state *libvirt.DomainStatsState) bool {
-	return state.State == libvirt.DOMAIN_PAUSED && libvirt.DomainPausedReason(state.Reason) == libvirt.DOMAIN_PAUSED_MIGRATION
 }
 
 // complete reports whether QEMU itself was asked: only it counts what disks do.

@@ -34,6 +34,29 @@ func TestVCPUs(t *testing.T) {
 	}
 }
 
+func TestRunsHere(t *testing.T) {
+	paused := func(why libvirt.DomainPausedReason) *libvirt.DomainStatsState {
+		return &libvirt.DomainStatsState{State: libvirt.DOMAIN_PAUSED, Reason: int(why)}
+	}
+	for name, c := range map[string]struct {
+		state *libvirt.DomainStatsState
+		want  bool
+	}{
+		"running":                      {&libvirt.DomainStatsState{State: libvirt.DOMAIN_RUNNING}, true},
+		"paused":                       {paused(libvirt.DOMAIN_PAUSED_USER), true},
+		"paused on a full disk":        {paused(libvirt.DOMAIN_PAUSED_IOERROR), true},
+		"being saved":                  {paused(libvirt.DOMAIN_PAUSED_SAVE), true},
+		"starting":                     {paused(libvirt.DOMAIN_PAUSED_STARTING_UP), false},
+		"loaded, or gone on elsewhere": {paused(libvirt.DOMAIN_PAUSED_MIGRATION), false},
+		"off":                          {&libvirt.DomainStatsState{State: libvirt.DOMAIN_SHUTOFF}, false},
+		"not known":                    {nil, false},
+	} {
+		if got := runsHere(c.state); got != c.want {
+			t.Errorf("%s: got %v, want %v", name, got, c.want)
+		}
+	}
+}
+
 // TestUnknownDevices names devices that are not known without their counters.
 func TestUnknownDevices(t *testing.T) {
 	record := &libvirt.DomainStats{
