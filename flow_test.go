@@ -163,8 +163,8 @@ func newWorld(t testing.TB) *world {
 	}
 	kernel := []byte("not really a kernel")
 	sum := sha256.Sum256(kernel)
-	record := fmt.Sprintf(`{"name":"fake","files":[{"name":"disk","sha256":%q,"size":%d}]}`, hex.EncodeToString(sum[:]), len(kernel))
-	for name, content := range map[string][]byte{"disk": kernel, "image.json": []byte(record)} {
+	record := fmt.Sprintf(`{"name":"fake","files":[{"name":"kernel","sha256":%q,"size":%d}]}`, hex.EncodeToString(sum[:]), len(kernel))
+	for name, content := range map[string][]byte{"kernel": kernel, "image.json": []byte(record)} {
 		if err := os.WriteFile(filepath.Join(image, name), content, 0o644); err != nil {
 			t.Fatal(err)
 		}

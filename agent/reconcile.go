@@ -28,6 +28,8 @@ const (
 	// fullReadingTimeout bounds the reading before a stop or a resize. That then goes
 	// ahead without: what the counters grew by since the last round is given away.
 	fullReadingTimeout = 5 * time.Second
+	// resizeTimeout bounds a resize, which a hung QEMU would hold up.
+	resizeTimeout = time.Minute
 	// actionTimeout bounds one action, downloads of images included; it is then
 	// repeated after a pause.
 	actionTimeout = 15 * time.Minute
@@ -246,6 +248,8 @@ func (r *reconciler) stop(ctx context.Context, id metering.InstanceID, grace tim
 // resize takes a full reading before and after, so that the epoch under the new
 // lease begins as near to the change as can be, also when it failed half-way.
 func (r *reconciler) resize(ctx context.Context, want hostapi.DesiredInstance) error {
+	ctx, cancel := context.WithTimeout(ctx, resizeTimeout)
+	defer cancel()
 	r.read(ctx, want.ID, actResize)
 	err := r.hypervisor.Resize(ctx, spec(want, ImageFiles{}))
 	r.read(ctx, want.ID, actResize)

@@ -12,6 +12,8 @@ var (
 	ErrNoFlavor = errors.New("no such flavor")
 	// ErrNoImage: there is no image of that name.
 	ErrNoImage = errors.New("no such image")
+	// ErrImageTooLarge: the image does not fit on the flavor's disk.
+	ErrImageTooLarge = errors.New("the image is too large for the flavor")
 	// ErrDeleted: the instance is being deleted; that cannot be undone.
 	ErrDeleted = errors.New("the instance is being deleted")
 	// ErrStopFirst: it cannot be done while the instance runs.

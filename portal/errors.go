@@ -58,6 +58,7 @@ var outcomes = []struct {
 	{compute.ErrInvalid, outcome{http.StatusUnprocessableEntity, "invalid"}},
 	{compute.ErrNoFlavor, outcome{http.StatusUnprocessableEntity, "no_such_flavor"}},
 	{compute.ErrNoImage, outcome{http.StatusUnprocessableEntity, "no_such_image"}},
+	{compute.ErrImageTooLarge, outcome{http.StatusUnprocessableEntity, "image_too_large"}},
 	{compute.ErrQuota, outcome{http.StatusConflict, "quota_exceeded"}},
 	{compute.ErrDeleted, outcome{http.StatusConflict, "deleted"}},
 	{compute.ErrMoving, outcome{http.StatusConflict, "moving"}},

@@ -56,7 +56,7 @@ func (r CreateRequest) check() error {
 
 // Create admits a new instance and places it, wanted running, in one
 // transaction. The error wraps compute.ErrInvalid, ErrNoFlavor, ErrNoImage,
-// ErrQuota (a *compute.QuotaError) or ErrNoCapacity (a *compute.Unplaced), or is
+// ErrImageTooLarge, ErrQuota (a *compute.QuotaError) or ErrNoCapacity (a *compute.Unplaced), or is
 // what Credit said.
 func (s *Store) Create(ctx context.Context, req CreateRequest) (compute.Instance, error) {
 	in, err := s.create(ctx, req)
@@ -80,6 +80,10 @@ func (s *Store) create(ctx context.Context, req CreateRequest) (in compute.Insta
 	image, err := s.Image(req.Image)
 	if err != nil {
 		return in, err
+	}
+	if image.DiskMiB > flavor.DiskMiB {
+		return in, fmt.Errorf("%w: the disk of image %s has %d MiB, that of flavor %s %d MiB; take a flavor with at least that of the image",
+			compute.ErrImageTooLarge, image.Name, image.DiskMiB, flavor.Name, flavor.DiskMiB)
 	}
 	now := s.now()
 	in = compute.Instance{

@@ -54,7 +54,11 @@ func newWorld(t testing.TB, c computedb.Config) *world {
 		return compute.Flavor{}, fmt.Errorf("flavor %q: %w", name, compute.ErrNoFlavor)
 	}
 	c.Image = func(name string) (hostapi.Image, error) {
-		return hostapi.Image{Name: name, Files: []hostapi.ImageFile{{Name: "disk", SHA256: "00", Size: 1}}}, nil
+		size := int64(0)
+		if name == "heavy" {
+			size = small.DiskMiB + 1
+		}
+		return hostapi.Image{Name: name, DiskMiB: size, Files: []hostapi.ImageFile{{Name: "disk", SHA256: "00", Size: 1}}}, nil
 	}
 	c.Now = func() time.Time { return *w.now.Load() }
 	c.Log = slog.New(slog.DiscardHandler)
@@ -194,6 +198,7 @@ func TestRefusals(t *testing.T) {
 		{"quota", func(r *computedb.CreateRequest) { r.Tenant = "ten_full" }, compute.ErrQuota},
 		{"credit", func(r *computedb.CreateRequest) { r.Tenant = "ten_poor" }, errPoor},
 		{"flavor", func(r *computedb.CreateRequest) { r.Flavor = "huge" }, compute.ErrNoFlavor},
+		{"image too large", func(r *computedb.CreateRequest) { r.Image = "heavy" }, compute.ErrImageTooLarge},
 		{"name", func(r *computedb.CreateRequest) { r.Name = "-web" }, compute.ErrInvalid},
 		{"user data", func(r *computedb.CreateRequest) { r.UserData = string(make([]byte, 65<<10)) }, compute.ErrInvalid},
 	} {

@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -522,6 +523,37 @@ func TestImageIsFetchedVerifiedAndResumed(t *testing.T) {
 	}
 	if _, err := c.Image(t.Context(), img, dir); err != nil {
 		t.Errorf("what is kept is fetched again: %v", err)
+	}
+}
+
+func TestSizeOfAnImagesDisk(t *testing.T) {
+	const mib = 1 << 20
+	head := func(magic string, size uint64) []byte {
+		return binary.BigEndian.AppendUint64(append([]byte(magic), make([]byte, 20)...), size)
+	}
+	for name, c := range map[string]struct {
+		disk []byte
+		want int64 // 0: refused
+	}{
+		"whole":       {head("QFI\xfb", 40*mib), 40},
+		"rounded up":  {head("QFI\xfb", 40*mib+1), 41},
+		"not a qcow2": {head("QFI\xfa", 40*mib), 0},
+		"torn":        {head("QFI\xfb", 40*mib)[:31], 0},
+		"absurd":      {head("QFI\xfb", 1<<63), 0},
+	} {
+		root := t.TempDir()
+		folder := filepath.Join(root, "demo")
+		sum := sha256.Sum256(c.disk)
+		record := fmt.Appendf(nil, `{"name":"demo","disk_mib":7,"files":[{"name":"disk","size":%d,"sha256":"%x"}]}`, len(c.disk), sum)
+		err := errors.Join(os.Mkdir(folder, 0o755), os.WriteFile(filepath.Join(folder, "disk"), c.disk, 0o644),
+			os.WriteFile(filepath.Join(folder, imageRecord), record, 0o644))
+		if err != nil {
+			t.Fatal(err)
+		}
+		img, err := Images{Roots: []string{root}}.Find("demo")
+		if img.DiskMiB != c.want || (err == nil) != (c.want != 0) {
+			t.Errorf("%s: %d MiB, %v; want %d", name, img.DiskMiB, err, c.want)
+		}
 	}
 }
 

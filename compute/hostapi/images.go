@@ -1,11 +1,13 @@
 package hostapi
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path"
 
@@ -25,9 +27,25 @@ const imageRecord = "image.json"
 // maxImageRecordBytes bounds image.json; a longer one is refused.
 const maxImageRecordBytes = 1 << 20
 
-// Find returns the image of that name; the error wraps compute.ErrNoImage when
+// Find returns the image of that name, with the size of its disk; the error wraps compute.ErrNoImage when
 // there is none.
 func (i Images) Find(name string) (Image, error) {
+	img, err := i.record(name)
+	if err != nil {
+		return Image{}, err
+	}
+	for _, f := range img.Files {
+		if f.Name == diskFile {
+			if img.DiskMiB, err = i.diskMiB(name); err != nil {
+				return Image{}, fmt.Errorf("image %s: its disk: %w", name, err)
+			}
+		}
+	}
+	return img, nil
+}
+
+// record is what the image's record says.
+func (i Images) record(name string) (Image, error) {
 	f, err := i.open(name, imageRecord)
 	if err != nil {
 		return Image{}, err
@@ -47,10 +65,32 @@ func (i Images) Find(name string) (Image, error) {
 	return img, img.Check()
 }
 
+// diskFile is the file that an image boots from; it is a qcow2.
+const diskFile = "disk"
+
+// diskMiB is how large the image's disk is for its guest. A qcow2 file begins with
+// "QFI\xfb", and has that size in bytes, big-endian, at 24.
+func (i Images) diskMiB(name string) (int64, error) {
+	f, err := i.open(name, diskFile)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	var head [32]byte
+	if _, err := io.ReadFull(f, head[:]); err != nil {
+		return 0, err
+	}
+	size := binary.BigEndian.Uint64(head[24:])
+	if string(head[:4]) != "QFI\xfb" || size > math.MaxInt64 {
+		return 0, fmt.Errorf("it begins with %x: not a qcow2 file", head)
+	}
+	return int64((size + 1<<20 - 1) >> 20), nil
+}
+
 // Open opens one of the files that the image's record lists. The error wraps
 // compute.ErrNotFound when there is none.
 func (i Images) Open(name, file string) (*os.File, error) {
-	img, err := i.Find(name)
+	img, err := i.record(name)
 	if errors.Is(err, compute.ErrNoImage) {
 		return nil, fmt.Errorf("%w: %w", compute.ErrNotFound, err)
 	}

@@ -101,6 +101,9 @@ type Image struct {
 	Files []ImageFile `json:"files"` // "kernel" and "initrd" (direct boot), or "disk" (qcow2)
 	// CommandLine is the kernel's, with direct boot.
 	CommandLine string `json:"command_line,omitempty"`
+	// DiskMiB is how large its disk is for the guest; 0: it has none. No smaller
+	// disk can be made over it. The control plane reads it from the file.
+	DiskMiB int64 `json:"disk_mib,omitempty"`
 }
 
 // ImageFile is one file of an image.
