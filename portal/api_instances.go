@@ -21,6 +21,7 @@ import (
 type metered struct {
 	compute.Instance
 	readingdb.Standing
+	Unread  time.Time     // since when the readings cannot be asked: Standing says nothing then; zero while they can
 	Accrued *money.Amount // nil when it could not be computed
 }
 
@@ -34,7 +35,7 @@ func (s *server) instance(ctx context.Context, tenant metering.TenantID, id mete
 	if err != nil {
 		return metered{}, err
 	}
-	standing, err := s.standing.get(ctx, string(tenant)+"/"+string(id), func(ctx context.Context) (readingdb.Standing, error) {
+	standing, unread, err := figures(ctx, s, s.standing, string(tenant)+"/"+string(id), func(ctx context.Context) (readingdb.Standing, error) {
 		latest, err := s.Readings.Latest(ctx, tenant, id)
 		if err != nil {
 			return latest, err
@@ -46,7 +47,7 @@ func (s *server) instance(ctx context.Context, tenant metering.TenantID, id mete
 		return metered{}, err
 	}
 	accrued := s.accruedOf(ctx, tenant)
-	return metered{in, standing, shareOf(accrued, id)}, nil
+	return metered{in, standing, unread, shareOf(accrued, id)}, nil
 }
 
 // instances are the tenant's instances that follow after, metered; next is the
@@ -56,7 +57,7 @@ func (s *server) instances(ctx context.Context, tenant metering.TenantID, after 
 	if err != nil {
 		return nil, "", err
 	}
-	standings, err := s.standings.get(ctx, string(tenant), func(ctx context.Context) (map[metering.InstanceID]readingdb.Standing, error) {
+	standings, unread, err := figures(ctx, s, s.standings, string(tenant), func(ctx context.Context) (map[metering.InstanceID]readingdb.Standing, error) {
 		all, err := s.Readings.Summary(ctx, tenant)
 		if err != nil {
 			return nil, err
@@ -73,7 +74,7 @@ func (s *server) instances(ctx context.Context, tenant metering.TenantID, after 
 	accrued := s.accruedOf(ctx, tenant)
 	list = make([]metered, len(found))
 	for i, in := range found {
-		list[i] = metered{in, standings[in.ID], shareOf(accrued, in.ID)}
+		list[i] = metered{in, standings[in.ID], unread, shareOf(accrued, in.ID)}
 	}
 	if len(found) == limit {
 		next = found[limit-1].ID
@@ -127,7 +128,12 @@ func moneyJSON(a money.Amount) Money { return Money{a.String(), string(a.Currenc
 
 func (m metered) json() InstanceJSON {
 	j := InstanceJSON{ID: m.ID, Name: m.Name, Flavor: m.Flavor, Image: m.Image, Host: m.Host, Desired: string(m.Desired), Reason: m.Reason,
-		State: string(m.State), Since: m.Since, Resizing: m.Resizing(), MovesTo: m.MovesTo, Address: m.Address, Error: m.Error, Registers: registersJSON(m.Registers), Created: m.Created}
+		State: string(m.State), Since: m.Since, Resizing: m.Resizing(), MovesTo: m.MovesTo, Address: m.Address, Error: m.Error, Created: m.Created}
+	if m.Unread.IsZero() {
+		j.Registers = registersJSON(m.Registers)
+	} else {
+		j.UnreadSince = &m.Unread
+	}
 	if !m.At.IsZero() {
 		j.ReadAt = &m.At
 	}

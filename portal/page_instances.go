@@ -19,6 +19,7 @@ type instancesPage struct {
 	Next      metering.InstanceID // the following page comes after it; "" on the last
 	Total     *money.Amount       // accrued; nil when it could not be computed
 	Credit    *money.Amount       // what may still be spent; nil when it could not be computed
+	Unread    time.Time           // since when the readings cannot be asked; zero while they can
 	Form      createForm
 }
 
@@ -41,6 +42,9 @@ func (s *server) renderInstances(w http.ResponseWriter, r *http.Request, who cal
 	var err error
 	if p.Instances, p.Next, err = s.instances(ctx, who.tenant, metering.InstanceID(r.URL.Query().Get("after")), instancesOnPage); err != nil {
 		return err
+	}
+	if len(p.Instances) > 0 {
+		p.Unread = p.Instances[0].Unread
 	}
 	if p.Form.Flavors, err = s.Flavors(ctx, who.tenant); err != nil {
 		return err

@@ -243,6 +243,37 @@ func TestPagesWithoutAccrued(t *testing.T) {
 	}
 }
 
+// While the readings cannot be asked, instances are shown without them: absent is
+// not zero.
+func TestPagesWithoutReadings(t *testing.T) {
+	w := newWorld(t)
+	c := w.customer("a@example.com")
+	i, _ := w.instance(c, "web")
+	time.Sleep(1100 * time.Millisecond) // what pages cache of the meters
+	w.must(w.readings.Close())
+	path := "/instances/" + string(i.ID)
+	one := w.page(c.browser, path)
+	check(t, one.body, map[string]string{"#accrued": "not known now", "h1": "web"})
+	missing := []byte("cannot be read since <time")
+	if one.status != http.StatusOK || bytes.Contains(one.body, []byte("data-register=")) || !bytes.Contains(one.body, missing) {
+		t.Errorf("%d, with registers: %s", one.status, one.body)
+	}
+	list := w.page(c.browser, "/instances")
+	check(t, list.body, map[string]string{"td[data-label=Accrued]": "not known now"})
+	if list.status != http.StatusOK || !bytes.Contains(list.body, missing) {
+		t.Errorf("list: %d %s", list.status, list.body)
+	}
+	var got portal.InstanceJSON
+	var all portal.List[portal.InstanceJSON]
+	w.want(c.token, "GET", path, nil, http.StatusOK, &got)
+	w.want(c.token, "GET", "/instances", nil, http.StatusOK, &all)
+	for _, j := range append(all.Items, got) {
+		if j.Registers != nil || j.ReadAt != nil || j.UnreadSince == nil || j.Accrued != nil || j.State != "running" {
+			t.Errorf("over the API: %+v", j)
+		}
+	}
+}
+
 func TestUnknownSince(t *testing.T) {
 	w := newWorld(t)
 	c := w.customer("a@example.com")

@@ -65,6 +65,7 @@ type server struct {
 	accrued   *cache[invoicing.Accrued]
 	standings *cache[map[metering.InstanceID]readingdb.Standing]
 	standing  *cache[readingdb.Standing]
+	outage    outage
 }
 
 // New makes the handler of all pages and of the API. It panics when a template

@@ -38,10 +38,12 @@ type InstanceJSON struct {
 	MovesTo   metering.HostID     `json:"moves_to,omitempty"` // where it is being moved
 	Address   string              `json:"address,omitempty"`
 	Error     string              `json:"error,omitempty"`
-	Registers map[string]string   `json:"registers"` // summed over the instance's epochs
-	ReadAt    *time.Time          `json:"read_at"`   // of the newest reading; null: none yet
-	Accrued   *Money              `json:"accrued"`   // not yet invoiced; null when it could not be computed
-	Created   time.Time           `json:"created"`
+	Registers map[string]string   `json:"registers"` // summed over the instance's epochs; null when they cannot be read now
+	ReadAt    *time.Time          `json:"read_at"`   // of the newest reading; null: none yet, or not known now
+	// UnreadSince is since when the registers cannot be read; absent while they can.
+	UnreadSince *time.Time `json:"unread_since,omitempty"`
+	Accrued     *Money     `json:"accrued"` // not yet invoiced; null when it could not be computed
+	Created     time.Time  `json:"created"`
 }
 
 // CreateInstance is the body of POST /api/v1/instances. An Idempotency-Key

@@ -317,8 +317,13 @@ func instanceCommand(ctx context.Context, p program, args []string) int {
 				return err
 			}
 			rows := [][]string{{"id", string(i.ID)}, {"name", i.Name}, {"flavor", i.Flavor}, {"state", i.State}, {"desired", i.Desired + " (" + i.Reason + ")"}, {"address", i.Address}}
+			if i.UnreadSince != nil {
+				rows = append(rows, []string{"registers", "cannot be read since " + i.UnreadSince.Format(time.RFC3339)})
+			}
 			for _, r := range metering.RegisterNames() {
-				rows = append(rows, []string{r, i.Registers[r]})
+				if v, known := i.Registers[r]; known {
+					rows = append(rows, []string{r, v})
+				}
 			}
 			return table(p.stdout, rows)
 		}},
