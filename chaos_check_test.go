@@ -13,9 +13,9 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/usance/usance/agent/agenttest"
 	"github.com/usance/usance/compute/computedb"
 	"github.com/usance/usance/compute/leaks"
+	"github.com/usance/usance/invoicing/invoicedb"
 	"github.com/usance/usance/metering"
 	"github.com/usance/usance/metering/allocdb"
 	"github.com/usance/usance/metering/epochdb"
@@ -31,6 +31,7 @@ type stores struct {
 	pool     *pgxpool.Pool
 	readings *readingdb.Store
 	epochs   *epochdb.Store
+	books    *invoicedb.Store
 	leaks    *leaks.Run
 }
 
@@ -47,7 +48,11 @@ func openStores(t testing.TB, data string) *stores {
 		t.Fatal(err)
 	}
 	t.Cleanup(pool.Close)
-	s := &stores{pool: pool, readings: readings, epochs: epochdb.New(pool)}
+	books, err := invoicedb.New(pool)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &stores{pool: pool, readings: readings, epochs: epochdb.New(pool), books: books}
 	s.leaks = &leaks.Run{Compute: computedb.New(pool, computedb.Config{Log: quietLog}), Epochs: s.epochs, Allocations: allocdb.New(pool),
 		Readings: readings, Log: quietLog, Hourly: func(context.Context, metering.TenantID, string) (int64, string, error) { return 0, "EUR", nil }}
 	return s
@@ -61,14 +66,12 @@ func (c *chaos) check() *report {
 	r := &report{said: slices.Concat(c.fallen, open), lost: len(c.fallen), leaks: len(open)}
 	totals, err := c.stores.readings.Totals(ctx, nil)
 	c.must(err)
+	raw := c.rawReadings(r, totals)
 	known := map[metering.EpochID]bool{}
 	for _, h := range c.hosts {
-		for _, truth := range h.machine.Truths() {
-			known[truth.Epoch.ID] = true
-			h.checkEpoch(r, truth, totals[truth.Epoch.ID].Registers)
-		}
+		h.checkEpochs(r, raw, known)
 		r.bodiesResent += h.resent
-		r.refusedRounds += h.said(fullSpool)
+		r.refusedRounds += h.said(fullSpool) + h.said(fullDisk)
 	}
 	for epoch := range totals {
 		if !known[epoch] {
@@ -77,87 +80,106 @@ func (c *chaos) check() *report {
 		}
 	}
 	for _, tenant := range c.tenants {
+		c.checkBilled(r, tenant.TenantID, totals)
 		c.checkInvoices(r, tenant.TenantID, totals)
 	}
-	c.checkReadings(r, totals)
 	c.countQuarantined(ctx, r)
 	return r
 }
 
-// times are the registers that follow from recorded changes of state, and are
-// exact.
-var times = []metering.Register{metering.RunningMS, metering.PausedMS, metering.VCPUMS, metering.MemoryMiBMS}
-
-// checkEpoch compares what was metered of an epoch with what it really consumed
-// and with what was durable on its host.
-func (h *chaosHost) checkEpoch(r *report, truth agenttest.Truth, metered metering.Registers) {
-	r.epochs++
-	id, flaw := truth.Epoch.ID, h.flaws[truth.Epoch.ID]
-	if short := h.durable[id].Sub(metered); !short.IsZero() {
-		r.lost++
-		r.say("epoch %s: %v was durable on %s and is not metered", id, named(short), h.name)
+// checkEpochs holds what was ever durable on a host, and what is metered of it, against the truth.
+func (h *chaosHost) checkEpochs(r *report, raw map[metering.EpochID][]metering.Reading, known map[metering.EpochID]bool) {
+	h.c.t.Helper()
+	disk, err := h.witness.durable()
+	h.c.must(err)
+	r.missed += h.witness.missed
+	records := map[metering.EpochID]metering.Epoch{}
+	for _, e := range disk.epochs {
+		records[e.ID] = e
 	}
-	metered[metering.BridgedMS] = 0 // how the agent knows, not what was
-	over := metered.Sub(truth.Registers)
-	if lived := truth.Registers[metering.RunningMS] + truth.Registers[metering.PausedMS]; flaw&forgotten != 0 &&
-		metered[metering.RunningMS]+metered[metering.PausedMS] <= lived {
-		over[metering.PausedMS] = 0 // time of which the state is not known counts as paused
+	durable := map[metering.EpochID][]metering.Reading{}
+	for _, reading := range disk.readings {
+		durable[reading.Epoch] = append(durable[reading.Epoch], reading)
 	}
-	if !over.IsZero() {
-		r.doubled++
-		r.say("epoch %s of %s on %s, flaw %d: metered %v more than the truth %v", id, truth.Epoch.Instance, h.name, flaw, named(over), named(truth.Registers))
+	type process struct {
+		metering.InstanceID
+		started uint64
 	}
-	short := truth.Registers.Sub(metered)
-	short[metering.MemoryUsedMiBMS] = 0 // it is not known before the first sample
-	switch {
-	case short.IsZero():
-		r.exact++
-		return
-	case h.last[id] && withoutTimes(short) != (metering.Registers{}):
-		r.lost++
-		r.say("epoch %s of %s on %s, flaw %d: counters that stood still are short by %v", id, truth.Epoch.Instance, h.name, flaw, named(short))
-		return
-	case flaw&unseen != 0:
-		r.unseen++
-		return
-	}
-	for _, register := range times {
-		if short[register] > 0 && flaw == 0 {
+	lives := map[process][]life{}
+	for _, truth := range h.machine.Truths() {
+		id, of := truth.Epoch.ID, process{truth.Epoch.Instance, truth.PIDStart}
+		known[id] = true
+		if short := largest(durable[id]).Sub(largest(raw[id])); !short.IsZero() {
 			r.lost++
-			r.say("epoch %s of %s on %s: %s is %d below the truth %d", id, truth.Epoch.Instance, h.name, register, short[register], truth.Registers[register])
+			r.say("epoch %s: %v was durable on %s and is not metered", id, named(short), h.name)
 		}
+		lives[of] = append(lives[of], life{truth, records[id], slices.Concat(durable[id], raw[id])})
 	}
-	if flaw == 0 {
-		r.inTime++
-	}
-	given := givenAway(truth.Registers, short)
-	r.mostGiven = max(r.mostGiven, given)
-	if given > h.c.mostGiven() {
-		r.lost++
-		r.say("epoch %s of %s on %s, flaw %d: %v of counters are missing: %v", id, truth.Epoch.Instance, h.name, flaw, given, named(short))
+	for _, one := range lives {
+		for _, w := range h.follow(one) {
+			r.count(w)
+		}
 	}
 }
 
-func withoutTimes(r metering.Registers) metering.Registers {
-	for _, register := range times {
-		r[register] = 0
+func largest(readings []metering.Reading) (r metering.Registers) {
+	for _, reading := range readings {
+		r = r.Join(reading.Registers)
 	}
 	return r
 }
 
-// mostGiven is what an end may give away of counters: what they grew by since the
-// last round. Rounds come late on a machine that has better things to do.
-func (c *chaos) mostGiven() time.Duration { return 5 * c.interval }
-
-// givenAway is how long a domain that consumes steadily takes for what is missing.
-func givenAway(truth, short metering.Registers) (most time.Duration) {
-	for i, missing := range withoutTimes(short) {
-		if truth[i] > 0 {
-			share := float64(missing) / float64(truth[i]) * float64(truth[metering.RunningMS])
-			most = max(most, time.Duration(share)*time.Millisecond)
+// count adds up what was found of one epoch.
+func (r *report) count(w *walk) {
+	r.epochs++
+	r.said = slices.Concat(r.said, w.short, w.over)
+	switch {
+	case len(w.over) > 0:
+		r.doubled++
+	case len(w.short) > 0:
+		r.lost++
+	case w.look < 0:
+		r.unmetered++
+	case w.bounded:
+		r.bounded++
+	default:
+		r.equal++
+		if w.ends() {
+			r.toTheEnd++
+		}
+		if w.resized {
+			r.resized++
+		} else if !w.started {
+			r.lateStarts++
+		}
+		if w.continuations > 0 {
+			r.continued++
 		}
 	}
-	return most
+}
+
+// checkBilled compares what a tenant's closings billed of each epoch with its largest reading.
+func (c *chaos) checkBilled(r *report, tenant metering.TenantID, totals map[metering.EpochID]readingdb.Total) {
+	c.t.Helper()
+	standing, err := c.stores.books.Standing(c.t.Context(), tenant)
+	c.must(err)
+	billed, err := c.stores.books.Billed(c.t.Context(), []invoicedb.Position{{Tenant: tenant, Seq: standing.Last.Seq}})
+	c.must(err)
+	for epoch, total := range totals {
+		if total.Tenant != tenant {
+			continue
+		}
+		was := billed[string(epoch)]
+		if short := total.Registers.Sub(was); !short.IsZero() {
+			r.lost++
+			r.say("epoch %s: %v is metered and not billed", epoch, named(short))
+		}
+		if over := was.Sub(total.Registers); !over.IsZero() {
+			r.doubled++
+			r.say("epoch %s: %v is billed and not metered", epoch, named(over))
+		}
+		r.billed++
+	}
 }
 
 func named(r metering.Registers) map[string]uint64 {
@@ -194,12 +216,12 @@ func (c *chaos) checkInvoices(r *report, tenant metering.TenantID, totals map[me
 			invoiced[meter].Add(invoiced[meter], quantity)
 		}
 	}
+	records, err := c.stores.epochs.OfTenant(c.t.Context(), tenant)
+	c.must(err)
 	for _, meter := range metering.RegisterMeters() {
 		var sum metering.Quantity
-		for _, total := range totals {
-			if total.Tenant == tenant {
-				sum = sum.Add(meter.Of(total.Registers))
-			}
+		for _, record := range records {
+			sum = sum.Add(meter.Of(totals[record.ID].Registers.Sub(record.Opening)))
 		}
 		metered, _ := new(big.Rat).SetString(sum.String())
 		got := invoiced[meter]
@@ -232,12 +254,12 @@ func (c *chaos) invoicesOf(tenant metering.TenantID) (numbers []string) {
 	}
 }
 
-// checkReadings compares totals and slots with the raw readings, and counts those.
-func (c *chaos) checkReadings(r *report, totals map[metering.EpochID]readingdb.Total) {
+// rawReadings are all readings that were accepted; totals and slots must be what they say.
+func (c *chaos) rawReadings(r *report, totals map[metering.EpochID]readingdb.Total) map[metering.EpochID][]metering.Reading {
 	c.t.Helper()
 	now := time.Now().UTC().Truncate(metering.SlotLength)
 	window := metering.Window{Start: now.Add(-24 * time.Hour), End: now.Add(time.Hour)}
-	raw := map[metering.EpochID]metering.Registers{}
+	raw := map[metering.EpochID][]metering.Reading{}
 	asked := map[metering.InstanceID]bool{}
 	for _, total := range totals {
 		if asked[total.Instance] {
@@ -247,14 +269,14 @@ func (c *chaos) checkReadings(r *report, totals map[metering.EpochID]readingdb.T
 		all, err := c.stores.readings.Readings(c.t.Context(), total.Tenant, total.Instance, window, 100_000)
 		c.must(err)
 		r.readings += len(all)
-		for _, reading := range all {
-			raw[reading.Epoch] = raw[reading.Epoch].Join(reading.Registers)
+		for _, record := range all {
+			raw[record.Epoch] = append(raw[record.Epoch], record.Reading)
 		}
 	}
 	for epoch, total := range totals {
-		if raw[epoch] != total.Registers {
+		if most := largest(raw[epoch]); most != total.Registers {
 			r.lost++
-			r.say("epoch %s: the total is %v, the largest reading %v", epoch, named(total.Registers), named(raw[epoch]))
+			r.say("epoch %s: the total is %v, the largest reading %v", epoch, named(total.Registers), named(most))
 		}
 	}
 	differ, err := c.stores.readings.Differences(c.t.Context(), window)
@@ -263,6 +285,7 @@ func (c *chaos) checkReadings(r *report, totals map[metering.EpochID]readingdb.T
 		r.lost++
 		r.say("slots and readings differ: %+v", d)
 	}
+	return raw
 }
 
 // leakPatience is how long a difference may take to close once faults have ended:

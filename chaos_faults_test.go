@@ -20,7 +20,6 @@ import (
 	toxiproxy "github.com/Shopify/toxiproxy/v2"
 	"github.com/rs/zerolog"
 
-	"github.com/usance/usance/agent/agenttest"
 	"github.com/usance/usance/compute"
 	"github.com/usance/usance/compute/hostapi"
 	"github.com/usance/usance/metering"
@@ -40,10 +39,12 @@ var faultKinds = []struct {
 	{"postmaster killed", killing("postgres-child", true)},
 	{"guardian of Postgres killed", killing("postgres-child", false)},
 	{"ClickHouse child killed", killing("clickhouse-child", false)},
-	{"inserts stalled", (*chaos).stallInserts},
+	{"inserts stalled", func(c *chaos, _ *chaosHost, f fault) bool { return c.holdInserts(f.length, f.length) }},
+	{"inserts slow", func(c *chaos, _ *chaosHost, f fault) bool { return c.holdInserts(f.length, 90*time.Millisecond) }},
 	{"agent killed", func(c *chaos, h *chaosHost, f fault) bool { return h.kill(f.length, 0) }},
 	{"agent's state lost", func(c *chaos, h *chaosHost, f fault) bool { return h.loseState(f) }},
 	{"spool full", func(c *chaos, _ *chaosHost, f fault) bool { return c.busiest().fillSpool(f) }},
+	{"disk full", func(c *chaos, _ *chaosHost, f fault) bool { return c.busiest().fillDisk(f) }},
 	{"network cut", func(c *chaos, h *chaosHost, f fault) bool { return h.cutNetwork(f.length) }},
 	{"network silent", func(c *chaos, h *chaosHost, f fault) bool {
 		return h.disturb(f.length, `{"type": "timeout", "stream": %q, "attributes": {"timeout": 0}}`)
@@ -82,59 +83,64 @@ func killing(word string, below bool) func(*chaos, *chaosHost, fault) bool {
 	}
 }
 
-func (c *chaos) stallInserts(_ *chaosHost, f fault) bool {
+// holdInserts lets the ClickHouse child stand still for d, in parts of so long each
+// with a tenth of that between them.
+func (c *chaos) holdInserts(d, part time.Duration) bool {
 	c.onePlane.Lock()
 	pid, err := c.findChild("clickhouse-child")
 	c.onePlane.Unlock()
-	if err != nil || syscall.Kill(pid, syscall.SIGSTOP) != nil {
+	if err != nil {
 		return false
 	}
-	time.Sleep(f.length)
-	syscall.Kill(pid, syscall.SIGCONT) // it may have been killed meanwhile
-	return true
+	held := false
+	for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(part / 10) {
+		held = syscall.Kill(pid, syscall.SIGSTOP) == nil || held
+		time.Sleep(min(part, time.Until(end)))
+		syscall.Kill(pid, syscall.SIGCONT) // it may have been killed meanwhile
+	}
+	return held
 }
 
-// chaosHost is a machine with the process of its agent, which reaches the control
-// plane through a network of its own.
+// chaosHost is a machine with the process of its agent, which keeps its data on a disk
+// of its own and reaches the control plane through a network of its own.
 type chaosHost struct {
 	c       *chaos
 	name    string
+	id      metering.HostID
 	machine *machine
-	dir     string
+	disk    string // the agent's data folder
+	log     string // the file of what it says
 	socket  string
 	proxy   *toxiproxy.Proxy
 	token   string
 	agent   *exec.Cmd
+	ended   chan struct{} // closed when the agent's process is gone
+	witness *witness
 
 	// mu keeps outages of the agent and pauses of domains apart: of a pause that
 	// nobody could see no agent can know.
 	mu      sync.Mutex
-	network sync.Mutex    // one fault of the network at a time
-	clock   sync.Mutex    // one step at a time
-	stepped time.Duration // of the wall clock so far
+	network sync.Mutex // one fault of the network at a time; taken before mu
 
 	notes   sync.Mutex
-	flaws   map[metering.EpochID]flaw
-	durable map[metering.EpochID]metering.Registers // readings that were seen on the host's disk
-	last    map[metering.EpochID]bool               // epochs whose counters stood still before they ended
+	outages []outage
+	losses  []int64                   // when agents lost their state, ms of the monotonic clock
+	last    map[metering.EpochID]bool // epochs whose counters stood still before they ended
 	resent  int
 }
 
-// flaw is why an epoch may end below the truth; there may be several reasons.
-type flaw int
-
-const (
-	forgotten flaw = 1 << iota // the agent's memory of it was lost; its time may be short
-	unseen                     // it began or ended while nobody watched
-)
+// outage is a time of a machine, ms of its monotonic clock, in which an agent may not
+// have watched, or not have kept what it saw.
+type outage struct{ from, to int64 }
 
 func (c *chaos) newHost(n int) *chaosHost {
 	c.t.Helper()
-	h := &chaosHost{c: c, name: fmt.Sprint("host-", n), dir: c.t.TempDir(),
-		machine: &machine{Host: agenttest.NewLive(*chaosSeed*chaosHosts + uint64(n))},
-		flaws:   map[metering.EpochID]flaw{}, durable: map[metering.EpochID]metering.Registers{}}
+	h := &chaosHost{c: c, name: fmt.Sprint("host-", n), disk: newDisk(c.t), log: filepath.Join(c.t.TempDir(), "log"),
+		machine: newMachine(*chaosSeed*chaosHosts + uint64(n))}
 	h.socket = filepath.Join(c.data, h.name) // a short path
 	h.machine.serve(c.t, h.socket)
+	c.must(os.MkdirAll(h.file("spool"), 0o700))
+	h.witness = newWitness(c.t, h.file("spool"))
 	h.proxy = toxiproxy.NewProxy(toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop()), h.name, "127.0.0.1:0", c.world.hosts)
 	c.must(h.proxy.Start())
 	c.t.Cleanup(h.proxy.Stop)
@@ -145,41 +151,51 @@ func (c *chaos) newHost(n int) *chaosHost {
 	c.t.Cleanup(func() {
 		h.end()
 		if c.t.Failed() {
-			said, _ := os.ReadFile(h.logFile())
+			said, _ := os.ReadFile(h.log)
 			c.t.Logf("the agent of %s said at last:\n%s", h.name, said[max(0, len(said)-20_000):])
 		}
 	})
 	c.eventually(h.name+" has joined", 30*time.Second, func() error {
-		_, err := os.Stat(filepath.Join(h.dir, "agent", "host.json"))
+		identity, err := h.identity()
+		h.id = identity.Host
 		return err
 	})
 	return h
 }
 
-func (h *chaosHost) logFile() string { return filepath.Join(h.dir, "log") }
+// file is one of the agent's files.
+func (h *chaosHost) file(name string) string { return filepath.Join(h.disk, "agent", name) }
 
 // launch starts the agent's process, with a bound of its spool.
 func (h *chaosHost) launch(spoolBytes int64) error {
-	log, err := os.OpenFile(h.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	log, err := os.OpenFile(h.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
 	defer log.Close()
-	cfg, err := json.Marshal(agentConfig{Server: "https://" + h.proxy.Listen, Token: h.token, Dir: h.dir, Name: h.name, Socket: h.socket,
+	cfg, err := json.Marshal(agentConfig{Server: "https://" + h.proxy.Listen, Token: h.token, Dir: h.disk, Name: h.name, Socket: h.socket,
 		Interval: h.c.interval, SpoolBytes: spoolBytes})
 	if err != nil {
 		return err
 	}
-	h.agent = exec.Command(os.Args[0])
-	h.agent.Env = append(os.Environ(), agentEnv+"="+string(cfg))
-	h.agent.Stdout, h.agent.Stderr = log, log
-	return h.agent.Start()
+	agent, ended := exec.Command(os.Args[0]), make(chan struct{})
+	agent.Env = append(os.Environ(), agentEnv+"="+string(cfg))
+	agent.Stdout, agent.Stderr = log, log
+	if err := agent.Start(); err != nil {
+		return err
+	}
+	go func() {
+		agent.Wait()
+		close(ended)
+	}()
+	h.agent, h.ended = agent, ended
+	return nil
 }
 
 // end kills the agent as kill -9 does.
 func (h *chaosHost) end() {
 	h.agent.Process.Kill()
-	h.agent.Wait()
+	<-h.ended
 }
 
 // open are the epochs of the domains that run.
@@ -192,91 +208,100 @@ func (h *chaosHost) open() (ids []metering.EpochID) {
 	return ids
 }
 
-// settling is how long what happened on a machine may be on its way to its agent's disk.
-func (h *chaosHost) settling() time.Duration { return h.c.interval }
+// now is the machine's monotonic clock, ms.
+func (h *chaosHost) now() int64 { return h.machine.Now().Mono.Milliseconds() }
 
-// outage does what leaves the machine unwatched, and waits until an agent has
-// seen it again. Epochs that began or ended meanwhile, or so shortly before
-// that the agent may not have taken it in, are noted: unseen; epochs that go on get
-// the flaw also.
-func (h *chaosHost) outage(also flaw, f func() bool) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	before := map[metering.EpochID]bool{}
-	for _, truth := range h.machine.Truths() {
-		before[truth.Epoch.ID] = truth.Ended
-	}
-	time.Sleep(h.settling())
-	did := f()
-	await(time.Minute, func() error {
-		if h.machine.watching.Load() == 0 {
-			return errors.New("nobody watches")
-		}
-		return nil
-	})
-	passes := h.machine.samples.Load()
-	await(time.Minute, func() error {
-		if h.machine.samples.Load() < passes+2 {
+// unwatched reports whether a part of a time lies in an outage.
+func (h *chaosHost) unwatched(from, to int64) bool {
+	h.notes.Lock()
+	defer h.notes.Unlock()
+	return slices.ContainsFunc(h.outages, func(o outage) bool { return o.from <= to && from <= o.to })
+}
+
+// forgot reports whether an agent had lost its state before, and an agent may not
+// have watched then: what began then waits for the control plane's memory.
+func (h *chaosHost) forgot(ms int64) bool {
+	h.notes.Lock()
+	lost := len(h.losses) > 0 && h.losses[0] < ms
+	h.notes.Unlock()
+	return lost && h.unwatched(ms, ms)
+}
+
+// looked waits until the agent has got so many samples more; what happened before
+// them it has taken in by then.
+func (h *chaosHost) looked(more int64) bool {
+	passes := h.machine.passes.Load()
+	return await(time.Minute, func() error {
+		if h.machine.passes.Load() < passes+more {
 			return errors.New("nobody has looked")
 		}
 		return nil
 	})
-	time.Sleep(h.settling())
+}
+
+// outage does what leaves the machine unwatched, and waits until an agent watches again.
+func (h *chaosHost) outage(f func() bool) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	from := h.now()
+	did := h.looked(2) && f()
+	did = await(time.Minute, func() error {
+		if h.machine.watching.Load() == 0 {
+			return errors.New("nobody watches")
+		}
+		return nil
+	}) && h.looked(2) && did
 	h.notes.Lock()
 	defer h.notes.Unlock()
-	for _, truth := range h.machine.Truths() {
-		ended, known := before[truth.Epoch.ID]
-		switch {
-		case known && ended:
-		case !known || truth.Ended:
-			h.flaws[truth.Epoch.ID] |= unseen
-		case also != 0:
-			h.flaws[truth.Epoch.ID] |= also
-		}
-	}
+	h.outages = append(h.outages, outage{from, h.now()})
 	return did
 }
 
-// kill kills the agent, looks at what it left on disk, and starts another after a while.
+// kill kills the agent and starts another after a while.
 func (h *chaosHost) kill(away time.Duration, spoolBytes int64) bool {
-	return h.outage(0, func() bool {
+	return h.outage(func() bool {
 		h.end()
-		h.inspect()
 		time.Sleep(away)
 		return h.launch(spoolBytes) == nil
 	})
 }
 
+// continued is what the agent's log says of each epoch that it goes on with after its state was lost.
+const continued = "epoch continued from the control plane's memory"
+
 // loseState kills the agent and takes its memory away. What waits in the spool
 // is gone with it, so it is let go first; the host's identity stays.
 func (h *chaosHost) loseState(f fault) bool {
-	return h.outage(forgotten, func() bool {
+	return h.outage(func() bool {
 		if !await(20*time.Second, h.drained) {
 			return false
 		}
 		h.end()
-		os.Remove(filepath.Join(h.dir, "agent", "meter.json"))
-		os.RemoveAll(filepath.Join(h.dir, "agent", "spool"))
+		h.notes.Lock()
+		h.losses = append(h.losses, h.now())
+		h.notes.Unlock()
+		err := h.witness.forget()
+		waiting, _ := filepath.Glob(h.file("spool/*.seg"))
+		for _, file := range append(waiting, h.file("meter.json")) {
+			err = errors.Join(err, os.Remove(file))
+		}
 		time.Sleep(f.length)
-		said := h.said("epoch continued from the control plane's memory")
-		if h.launch(0) != nil {
+		said := h.said(continued)
+		if err = errors.Join(err, h.launch(0)); err != nil {
 			return false
 		}
-		if len(h.open()) > 0 {
-			await(time.Minute, func() error {
-				if h.said("epoch continued from the control plane's memory") == said {
-					return errors.New("it has not heard the control plane")
-				}
-				return nil
-			})
-		}
-		return true
+		return len(h.open()) == 0 || await(time.Minute, func() error {
+			if h.said(continued) == said {
+				return errors.New("it has not heard the control plane")
+			}
+			return nil
+		})
 	})
 }
 
 // said is how often the agent's log has the words.
 func (h *chaosHost) said(words string) int {
-	text, _ := os.ReadFile(h.logFile())
+	text, _ := os.ReadFile(h.log)
 	return bytes.Count(text, []byte(words))
 }
 
@@ -310,6 +335,44 @@ func (h *chaosHost) fillSpool(f fault) bool {
 	time.Sleep(f.length)
 	killed := h.kill(0, 0)
 	return h.proxy.Start() == nil && full && killed
+}
+
+// fullDisk is what the agent's log says of a round for which the disk had no room.
+const fullDisk = "no space left on device"
+
+// fillDisk takes all room on the agent's disk, without network, until a round could not be
+// kept, and half the time kills the agent then: another has to come up there.
+func (h *chaosHost) fillDisk(f fault) bool {
+	h.network.Lock()
+	defer h.network.Unlock()
+	ballast := filepath.Join(h.disk, "ballast")
+	return h.outage(func() bool {
+		h.proxy.Stop()
+		said := h.said(fullDisk)
+		full := await(20*time.Second, func() error {
+			if err := fill(ballast); err != nil {
+				return err
+			}
+			if h.said(fullDisk) == said {
+				return errors.New("there is room")
+			}
+			return nil
+		})
+		time.Sleep(f.length)
+		var err error
+		if f.pick%2 == 0 {
+			h.end()
+			err = h.launch(0)
+			time.Sleep(f.length)
+		}
+		err = errors.Join(err, os.Remove(ballast), h.proxy.Start())
+		select {
+		case <-h.ended: // it found no room to start in
+			err = errors.Join(err, h.launch(0))
+		default:
+		}
+		return full && err == nil
+	})
 }
 
 func (h *chaosHost) cutNetwork(d time.Duration) bool {
@@ -349,35 +412,18 @@ const (
 )
 
 func (h *chaosHost) stepClock(f fault) bool {
-	return h.setClock(time.Duration(f.pick%uint64(mostBehind+mostAhead)) - mostBehind)
-}
-
-// setClock makes the machine's wall clock wrong by d.
-func (h *chaosHost) setClock(d time.Duration) bool {
-	h.clock.Lock()
-	defer h.clock.Unlock()
-	if !h.machine.step(d - h.stepped) {
-		return false
-	}
-	h.stepped = d
+	h.machine.setClock(time.Duration(f.pick%uint64(mostBehind+mostAhead)) - mostBehind)
 	return true
 }
 
-// crash ends a domain's process. One that is so young that no agent may have seen
-// its process is left alone: an epoch is named after it, so there would be none.
+// crash ends a domain's process.
 func (h *chaosHost) crash(pick uint64) bool {
-	var ids []metering.InstanceID
-	for _, truth := range h.machine.Truths() {
-		if lived := truth.Registers[metering.RunningMS] + truth.Registers[metering.PausedMS]; !truth.Ended &&
-			lived > uint64(2*h.c.interval.Milliseconds()) {
-			ids = append(ids, truth.Epoch.Instance)
-		}
-	}
-	return len(ids) > 0 && h.machine.Crash(ids[pick%uint64(len(ids))]) == nil
+	id, ok := h.choose(pick, compute.StateRunning)
+	return ok && h.machine.Crash(id) == nil
 }
 
 func (h *chaosHost) daemonAway(d time.Duration) bool {
-	return h.outage(0, func() bool {
+	return h.outage(func() bool {
 		h.machine.SetDown(true)
 		time.Sleep(d)
 		h.machine.SetDown(false)
@@ -432,36 +478,13 @@ func (h *chaosHost) pauseAll() {
 	}
 }
 
-// setRight ends what a fault may have left: the clock is right again.
-func (h *chaosHost) setRight() {
-	h.c.awaitOrFail("the clock is set", func() error {
-		if !h.setClock(0) {
-			return errors.New("the machine is not quiet")
-		}
-		return nil
-	})
-}
-
 // drained says what still waits in the spool.
 func (h *chaosHost) drained() error {
-	waiting, err := filepath.Glob(filepath.Join(h.dir, "agent", "spool", "*.seg"))
+	waiting, err := filepath.Glob(h.file("spool/*.seg"))
 	if len(waiting) > 0 {
 		err = fmt.Errorf("%d segments wait on %s", len(waiting), h.name)
 	}
 	return err
-}
-
-// inspect notes every reading that is on the host's disk.
-func (h *chaosHost) inspect() []*metering.Batch {
-	batches := h.spooled()
-	h.notes.Lock()
-	defer h.notes.Unlock()
-	for _, b := range batches {
-		for _, r := range b.Readings {
-			h.durable[r.Epoch] = h.durable[r.Epoch].Join(r.Registers)
-		}
-	}
-	return batches
 }
 
 // spooled is what waits in a copy of the spool, so it may be looked at while an
@@ -472,7 +495,7 @@ func (h *chaosHost) spooled() (all []*metering.Batch) {
 		return nil
 	}
 	defer os.RemoveAll(dir)
-	files, _ := filepath.Glob(filepath.Join(h.dir, "agent", "spool", "*.seg"))
+	files, _ := filepath.Glob(h.file("spool/*.seg"))
 	for _, file := range files {
 		if text, err := os.ReadFile(file); err == nil {
 			os.WriteFile(filepath.Join(dir, filepath.Base(file)), text, 0o600)
@@ -502,14 +525,14 @@ func (h *chaosHost) spooled() (all []*metering.Batch) {
 // with the host's key could, and sends it in pieces, each twice, in any order, while the
 // agent sends the same.
 func (c *chaos) repeatBatches(h *chaosHost, f fault) bool {
-	client, err := h.identity()
+	client, err := h.client()
 	if err != nil {
 		return false
 	}
 	h.network.Lock()
 	h.proxy.Stop()
 	time.Sleep(2*c.interval + f.length)
-	batches := h.inspect()
+	batches := h.spooled()
 	err = h.proxy.Start()
 	h.network.Unlock()
 	r := rand.New(rand.NewPCG(f.pick, 0))
@@ -547,21 +570,27 @@ func pieces(r *rand.Rand, b *metering.Batch) (bodies [][]byte) {
 	return bodies
 }
 
-// identity is a client with the host's certificate.
-func (h *chaosHost) identity() (*ingest.Client, error) {
-	var id hostapi.Identity
-	text, err := os.ReadFile(filepath.Join(h.dir, "agent", "host.json"))
+// identity is what the host says it is, with its key.
+func (h *chaosHost) identity() (id hostapi.Identity, err error) {
+	text, err := os.ReadFile(h.file("host.json"))
 	if err != nil {
-		return nil, err
+		return id, err
 	}
-	if err := json.Unmarshal(text, &id); err != nil {
-		return nil, err
-	}
-	key, err := os.ReadFile(filepath.Join(h.dir, "agent", "key.pem"))
+	key, err := os.ReadFile(h.file("key.pem"))
 	if err != nil {
-		return nil, err
+		return id, err
 	}
+	err = json.Unmarshal(text, &id)
 	id.Key = string(key)
+	return id, err
+}
+
+// client sends as the host does, past its network.
+func (h *chaosHost) client() (*ingest.Client, error) {
+	id, err := h.identity()
+	if err != nil {
+		return nil, err
+	}
 	server := "https://" + h.c.world.hosts
 	client, err := hostapi.NewClient(server, id)
 	if err != nil {

@@ -11,10 +11,12 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/usance/usance/agent"
 	"github.com/usance/usance/agent/agenttest"
@@ -31,9 +33,75 @@ import (
 // machine serves an agenttest.Host on a unix socket.
 type machine struct {
 	*agenttest.Host
+	epoch    time.Time    // what a wall clock that was never stepped showed when the monotonic one was 0
 	watching atomic.Int32 // agents that hear its events
-	samples  atomic.Int64 // passes over its counters so far
-	busy     atomic.Int64 // when it last told an agent an instant, ns since 1970
+	passes   atomic.Int64 // samples that reached an agent
+
+	mu      sync.Mutex
+	steps   []time.Duration // by how much the wall clock was wrong, at first 0
+	reached map[int64]bool  // the stamps of those samples, ns since 1970
+}
+
+func newMachine(seed uint64) *machine {
+	m := &machine{Host: agenttest.NewLive(seed), steps: []time.Duration{0}, reached: map[int64]bool{}}
+	now := m.Now()
+	m.epoch = now.Wall.Add(-now.Mono)
+	return m
+}
+
+// setClock makes the machine's wall clock wrong by d.
+func (m *machine) setClock(d time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.StepWall(d - m.steps[len(m.steps)-1])
+	m.steps = append(m.steps, d)
+}
+
+// offsets are what the wall clock was ever wrong by.
+func (m *machine) offsets() []time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.steps)
+}
+
+// mono is the monotonic clock's time of a stamp that was made just now.
+func (m *machine) mono(stamp time.Time) (latest time.Duration) {
+	now := m.Now().Mono
+	for _, offset := range m.offsets() {
+		if mono := stamp.Sub(m.epoch) - offset; mono <= now {
+			latest = max(latest, mono)
+		}
+	}
+	return latest
+}
+
+// delivered reports whether an agent got what a look showed.
+func (m *machine) delivered(look agenttest.Look) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.reached[look.At.Wall.UnixNano()]
+}
+
+// timed is something with a stamp, and what the monotonic clock showed then.
+type timed[T any] struct {
+	What T
+	Mono time.Duration
+}
+
+// firstStamp is the first second that a time with two clocks can tell.
+var firstStamp = time.Date(1885, 1, 1, 0, 0, 0, 0, time.UTC).Unix()
+
+// stamp is a time of the wall clock that carries one of the monotonic clock, as those do that a
+// program asks its own machine for: differences are exact whatever steps lie between.
+// Nothing makes one of two given times, so it is made the way package time does.
+func stamp(wall time.Time, mono time.Duration) time.Time {
+	const has = 1 << 63
+	t := struct {
+		wall uint64
+		mono int64
+		zone *time.Location
+	}{has | uint64(wall.Unix()-firstStamp)<<30 | uint64(wall.Nanosecond()), int64(mono), nil}
+	return *(*time.Time)(unsafe.Pointer(&t))
 }
 
 // answer is what a call of the machine returns: a value and an error may come together.
@@ -57,10 +125,19 @@ func (m *machine) serve(t testing.TB, socket string) {
 	}
 	mux := http.NewServeMux()
 	handle(mux, "/now", func(context.Context, struct{}) (agent.Instant, error) { return m.Now(), nil })
-	handle(mux, "/sample", func(ctx context.Context, _ struct{}) ([]agent.Sample, error) {
-		defer m.touch()
-		defer m.samples.Add(1)
-		return m.Sample(ctx)
+	handle(mux, "/sample", func(ctx context.Context, _ struct{}) (timed[[]agent.Sample], error) {
+		all, err := m.Sample(ctx)
+		if len(all) == 0 {
+			return timed[[]agent.Sample]{}, err
+		}
+		return timed[[]agent.Sample]{all, m.mono(all[0].At)}, err // they all bear one stamp
+	})
+	handle(mux, "/sampled", func(_ context.Context, at time.Time) (struct{}, error) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.reached[at.UnixNano()] = true
+		m.passes.Add(1)
+		return struct{}{}, nil
 	})
 	handle(mux, "/domains", func(ctx context.Context, _ struct{}) ([]agent.Domain, error) { return m.Domains(ctx) })
 	handle(mux, "/start", func(ctx context.Context, s agent.Spec) (struct{}, error) { return struct{}{}, m.Start(ctx, s) })
@@ -101,28 +178,9 @@ func (m *machine) serveEvents(w http.ResponseWriter, r *http.Request) {
 	m.Watch(r.Context(), func(e agent.Event) {
 		mu.Lock()
 		defer mu.Unlock()
-		defer m.touch()
-		json.NewEncoder(w).Encode(e)
+		json.NewEncoder(w).Encode(timed[agent.Event]{e, m.mono(e.At)})
 		w.(http.Flusher).Flush()
 	})
-}
-
-func (m *machine) touch() { m.busy.Store(time.Now().UnixNano()) }
-
-// quiet is how long no instant may have been told before the wall clock is
-// stepped. A real agent's instants carry the monotonic clock and are exact whenever a
-// step falls; through a socket they cannot, so none is under way then.
-const quiet = 150 * time.Millisecond
-
-// step moves the machine's wall clock. It gives up when the machine is not quiet for long.
-func (m *machine) step(d time.Duration) bool {
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		if time.Since(time.Unix(0, m.busy.Load())) > quiet {
-			m.StepWall(d)
-			return true
-		}
-	}
-	return false
 }
 
 // remote is the machine as its agent's process sees it: an agent.Hypervisor.
@@ -172,11 +230,21 @@ func (r *remote) now() agent.Instant {
 		fmt.Fprintln(os.Stderr, "the machine is gone:", err)
 		os.Exit(1)
 	}
+	now.Wall = stamp(now.Wall, now.Mono)
 	return now
 }
 
 func (r *remote) Sample(ctx context.Context) ([]agent.Sample, error) {
-	return ask[[]agent.Sample](ctx, r, "/sample", struct{}{})
+	pass, err := ask[timed[[]agent.Sample]](ctx, r, "/sample", struct{}{})
+	var at time.Time
+	for i := range pass.What {
+		at = pass.What[i].At
+		pass.What[i].At = stamp(at, pass.Mono)
+	}
+	if err == nil {
+		ask[struct{}](ctx, r, "/sampled", at) // if it fails, the machine thinks that they never came
+	}
+	return pass.What, err
 }
 
 func (r *remote) Domains(ctx context.Context) ([]agent.Domain, error) {
@@ -215,14 +283,15 @@ func (r *remote) Watch(ctx context.Context, f func(agent.Event)) error {
 	}
 	defer resp.Body.Close()
 	for events := json.NewDecoder(resp.Body); ; {
-		var e agent.Event
+		var e timed[agent.Event]
 		if err := events.Decode(&e); err != nil {
 			if errors.Is(err, io.EOF) {
 				err = agenttest.ErrDown
 			}
 			return err
 		}
-		f(e)
+		e.What.At = stamp(e.What.At, e.Mono)
+		f(e.What)
 	}
 }
 
@@ -256,12 +325,23 @@ func runAgent(text string) error {
 	machine := newRemote(cfg.Socket)
 	a, err := agent.New(agent.Config{
 		Server: cfg.Server, Token: cfg.Token, DataDir: cfg.Dir, Name: cfg.Name,
-		Capacity:   hostapi.Capacity{VCPUs: 1000, MemoryMiB: 1 << 20, DiskMiB: 1 << 24},
-		Hypervisor: machine, Clock: machine.now, Interval: cfg.Interval, SpoolBytes: cfg.SpoolBytes,
+		Capacity: hostapi.Capacity{VCPUs: 1000, MemoryMiB: 1 << 20, DiskMiB: 1 << 24},
+		Storage:  "chaos", Hypervisor: machine, Clock: machine.now, Interval: cfg.Interval, SpoolBytes: cfg.SpoolBytes,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
 	if err != nil {
 		return err
 	}
 	return a.Run(context.Background())
+}
+
+func TestStampCarriesBothClocks(t *testing.T) {
+	wall := time.Date(2026, 11, 22, 5, 6, 7, 123456789, time.UTC)
+	a, b := stamp(wall, 1000*time.Second), stamp(wall.Add(-time.Hour), 1001*time.Second)
+	if !a.Round(0).Equal(wall) || a.Location() != time.UTC {
+		t.Errorf("stamped %s, want %s", a, wall)
+	}
+	if d := b.Sub(a); d != time.Second {
+		t.Errorf("%s between two stamps, want 1s by the monotonic clock", d)
+	}
 }

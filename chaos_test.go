@@ -23,8 +23,6 @@ import (
 //
 // The seed fixes which faults come, where, for how long, and what tenants ask
 // for; what the machine makes of it differs from run to run.
-//
-// Resizing and moving are not among the orders: the control plane has none yet.
 
 var (
 	chaosSeed      = flag.Uint64("seed", 1, "what the chaos run's choices are drawn from")
@@ -46,7 +44,9 @@ func TestChaos(t *testing.T) {
 	if *chaosFaults == 0 {
 		t.Skip("a run of minutes, by `make chaos`; what dies one by one is in TestNothingIsLostOrDoubledWhenProcessesDie")
 	}
+	since := time.Now()
 	c := newChaos(t)
+	c.stage("start", &since)
 	over := make(chan struct{})
 	var life sync.WaitGroup
 	life.Go(func() { c.live(over) })
@@ -55,8 +55,11 @@ func TestChaos(t *testing.T) {
 	c.runFaults(schedule(c.draw(1), *chaosFaults))
 	close(over)
 	life.Wait()
-	c.rest()
-	c.check().write(t, c)
+	c.stage("faults", &since)
+	c.rest(&since)
+	r := c.check()
+	c.stage("comparison", &since)
+	r.write(t, c)
 }
 
 // chaos is the run.
@@ -70,12 +73,23 @@ type chaos struct {
 	onePlane sync.Mutex // one fault of the control plane's processes at a time
 
 	mu       sync.Mutex
-	done     map[string]int    // faults by kind
-	skipped  map[string]int    // faults that found nothing to do
+	done     map[string]int // faults by kind
+	skipped  map[string]int // faults that found nothing to do
+	orders   map[string]int // that were taken, by kind
+	longest  map[string]time.Duration
 	closings int               // cuts that succeeded while faults were coming
 	fallen   []string          // totals that fell while faults were coming
 	leaks    []string          // differences between what ran, what was wanted and what was read after the faults
 	ids      []tenantsInstance // created so far
+
+	began  time.Time
+	stages []string // how long each took
+}
+
+// stage notes how long the run took to get here since the stage before.
+func (c *chaos) stage(name string, since *time.Time) {
+	c.stages = append(c.stages, fmt.Sprint(name, " ", time.Since(*since).Round(100*time.Millisecond)))
+	*since = time.Now()
 }
 
 type chaosTenant struct {
@@ -91,7 +105,8 @@ type tenantsInstance struct {
 // draw is a source of choices of its own for each use.
 func (c *chaos) draw(use uint64) *rand.Rand { return rand.New(rand.NewPCG(*chaosSeed, use)) }
 
-// chaosPlan prices every meter, in units in which any quantity has at most 12 decimals.
+// chaosPlan prices every meter, in units in which any quantity has at most 12 decimals,
+// and time so that no closing costs nothing: one that does makes no invoice.
 const chaosPlan = `
 plan: chaos
 currency: EUR
@@ -99,10 +114,11 @@ timezone: UTC
 effective: 2020-01-01
 flavors:
   small: {vcpus: 1, memory: 256 MiB, disk: 1 GiB}
-  large: {vcpus: 2, memory: 512 MiB, disk: 2 GiB}
+  wide: {vcpus: 2, memory: 256 MiB, disk: 1 GiB}
+  large: {vcpus: 4, memory: 512 MiB, disk: 2 GiB}
 rates:
-  - {id: running, meter: instance.running, price: 0.01 per s}
-  - {id: paused, meter: instance.paused, price: 0.001 per s}
+  - {id: running, meter: instance.running, price: 0.1 per s}
+  - {id: paused, meter: instance.paused, price: 0.1 per s}
   - {id: vcpu, meter: instance.vcpu, price: 0.001 per vCPU-s}
   - {id: cpu, meter: instance.cpu, price: 0.001 per s}
   - {id: memory, meter: instance.memory, price: 0.00001 per MiB-s}
@@ -119,7 +135,8 @@ rates:
 // newChaos starts the control plane and the hosts, and makes the tenants.
 func newChaos(t *testing.T) *chaos {
 	t.Helper()
-	c := &chaos{world: newWorld(t), interval: time.Second, done: map[string]int{}, skipped: map[string]int{}}
+	c := &chaos{world: newWorld(t), interval: time.Second, done: map[string]int{}, skipped: map[string]int{}, orders: map[string]int{},
+		longest: map[string]time.Duration{}, began: time.Now()}
 	c.startPlane()
 	c.stores = openStores(t, c.data)
 	for n := range chaosHosts {
@@ -154,21 +171,29 @@ func (c *chaos) live(over <-chan struct{}) {
 			return
 		case <-time.After(time.Duration(50+r.IntN(200)) * time.Millisecond):
 		}
-		verb, tenant, which := r.IntN(100), c.tenants[r.IntN(len(c.tenants))], r.Uint64()
+		verb, which := r.IntN(100), r.Uint64()
 		switch {
-		case verb < 35:
-			c.create(tenant, fmt.Sprintf("chaos-%d", n), []string{"small", "large"}[which%2])
-		case verb < 50:
-			c.request(which, "POST", "/stop")
-		case verb < 70:
-			c.request(which, "POST", "/start")
-		case verb < 76:
-			c.request(which, "DELETE", "")
+		case verb < 30:
+			c.create(c.tenants[which%uint64(len(c.tenants))], fmt.Sprintf("chaos-%d", n), flavors[which/16%2])
+		case verb < 42:
+			c.request(which, "stop", "POST", "/instances/%s/stop", nil)
+		case verb < 58:
+			c.request(which, "start", "POST", "/instances/%s/start", nil)
+		case verb < 63:
+			c.request(which, "delete", "DELETE", "/instances/%s", nil)
+		case verb < 75:
+			c.request(which, "resize", "POST", "/instances/%s/resize", portal.ResizeInstance{Flavor: flavors[which/16%3]})
+		case verb < 80:
+			c.request(which, "move", "POST", "/operator/instances/%s/move", portal.MoveInstance{Host: c.hosts[which/16%chaosHosts].id})
 		default:
 			c.hosts[which%chaosHosts].togglePause(which / chaosHosts)
 		}
 	}
 }
+
+// flavors are the sizes on offer. A running instance can be made wide when it is small,
+// a stopped one anything that is not less.
+var flavors = []string{"small", "large", "wide"}
 
 // create orders an instance, unless the run has enough.
 func (c *chaos) create(tenant *chaosTenant, name, flavor string) {
@@ -181,15 +206,22 @@ func (c *chaos) create(tenant *chaosTenant, name, flavor string) {
 		return // if it was made all the same, nobody stops it before the end
 	}
 	c.ids = append(c.ids, tenantsInstance{tenant, i.ID})
+	c.orders["create"]++
 }
 
-// request orders something of one of the instances there ever were.
-func (c *chaos) request(which uint64, method, verb string) {
+// request orders something of one of the instances there ever were; it may be refused.
+func (c *chaos) request(which uint64, order, method, path string, body any) {
 	if len(c.ids) == 0 {
 		return
 	}
 	i := c.ids[which%uint64(len(c.ids))]
-	c.call(i.tenant.token, method, "/instances/"+string(i.id)+verb, nil, nil) // may fail
+	token := i.tenant.token
+	if strings.HasPrefix(path, "/operator/") {
+		token = c.operator
+	}
+	if c.call(token, method, fmt.Sprintf(path, i.id), body, nil) == nil {
+		c.orders[order]++
+	}
 }
 
 // closeNowAndThen cuts tenants' periods.
@@ -239,31 +271,36 @@ func (c *chaos) watchTotals(over <-chan struct{}) {
 // rest ends all faults and brings the world to a standstill: counters first, by a
 // pause, then time, by a stop; then everything that is anywhere is sent and
 // invoiced.
-func (c *chaos) rest() {
+func (c *chaos) rest(since *time.Time) {
 	c.awaitOrFail("the control plane answers", c.answers)
 	for _, h := range c.hosts {
-		h.setRight()
+		h.machine.setClock(0)
 	}
 	c.awaitOrFail("what is wanted is so", c.settled)
+	c.stage("settling", since)
 	c.leaks = c.checkLeaks()
+	c.stage("leaks", since)
 	for _, h := range c.hosts {
 		h.pauseAll()
 	}
-	time.Sleep(3 * c.interval)
+	for _, h := range c.hosts {
+		h.looked(2)
+	}
 	for _, i := range c.instances() {
 		if i.Desired == "running" {
 			c.awaitOrFail("stop", func() error { return c.call(i.token, "POST", "/instances/"+string(i.ID)+"/stop", nil, nil) })
 		}
 	}
 	c.awaitOrFail("everything is off", func() error { return errors.Join(c.settled(), c.allOff()) })
+	c.stage("stopping", since)
 	for _, h := range c.hosts {
 		c.awaitOrFail("the spool is empty", h.drained)
 	}
-	time.Sleep(2 * c.interval)
 	c.awaitOrFail("no reading lies in the future", c.allPast)
 	for _, tenant := range c.tenants {
 		c.must(c.call(c.operator, "POST", "/operator/tenants/"+string(tenant.TenantID)+"/closings", nil, nil))
 	}
+	c.stage("sending and closing", since)
 }
 
 func (c *chaos) answers() error { return c.call(c.operator, "GET", "/operator/hosts", nil, nil) }
@@ -294,7 +331,7 @@ func (c *chaos) instances() (all []instanceOf) {
 // settled says what is not yet as tenants want it.
 func (c *chaos) settled() error {
 	for _, i := range c.instances() {
-		if i.State != i.Desired && !(i.Desired == "running" && i.State == "paused") {
+		if i.MovesTo != "" || i.State != i.Desired && !(i.Desired == "running" && i.State == "paused") {
 			return fmt.Errorf("%s on %s is %s and should be %s %s", i.ID, i.Host, i.State, i.Desired, i.Error)
 		}
 	}
@@ -341,9 +378,12 @@ func await(limit time.Duration, f func() error) bool {
 
 // report is what a run found.
 type report struct {
-	epochs, exact             int           // equal to the truth in every register but used memory, which nobody knows before the first sample
-	inTime, unseen            int           // of the others: whose time is exact; that began or ended while nobody watched
-	mostGiven                 time.Duration // of counters, by those that somebody watched
+	epochs, billed            int
+	equal                     int // all of their readings equal the truth in every register
+	toTheEnd, resized         int // of these: up to the end, which an agent saw; from a resize on
+	lateStarts, continued     int // of these: from the first sample on; with time given away by an agent that lost its state
+	bounded, unmetered        int
+	missed                    int // files of spools that nobody saw
 	readings, invoices        int
 	lost, doubled, leaks      int
 	quarantined, bodiesResent int
@@ -359,15 +399,19 @@ func (r *report) say(format string, args ...any) {
 func (r *report) write(t *testing.T, c *chaos) {
 	t.Helper()
 	var b strings.Builder
-	fmt.Fprintf(&b, "%-34s %6s %6s\n", "fault", "times", "moot")
+	fmt.Fprintf(&b, "%-34s %6s %6s %8s\n", "fault", "times", "moot", "longest")
 	for _, k := range faultKinds {
-		fmt.Fprintf(&b, "%-34s %6d %6d\n", k.name, c.done[k.name], c.skipped[k.name])
+		fmt.Fprintf(&b, "%-34s %6d %6d %8s\n", k.name, c.done[k.name], c.skipped[k.name], c.longest[k.name].Round(100*time.Millisecond))
 	}
-	fmt.Fprintf(&b, "%d hosts, %d instances in %d epochs: %d equal to the truth in every register, %d in time and with their last %v\n"+
-		"of counters given away at most; %d began or ended while nobody watched, %d were forgotten by their agent\n", len(c.hosts), len(c.ids),
-		r.epochs, r.exact, r.inTime, r.mostGiven.Round(time.Millisecond), r.unseen, r.epochs-r.exact-r.inTime-r.unseen)
-	fmt.Fprintf(&b, "%d closings among the faults, %d invoices; %d batches repeated, %d rounds refused by full spools\n",
-		c.closings, r.invoices, r.bodiesResent, r.refusedRounds)
+	fmt.Fprintf(&b, "%d hosts, %d instances, %d epochs. Readings equal the truth at their instants, in every register, in %d of %d epochs with\n"+
+		"readings (%d up to an end that was seen, %d after a resize, %d from their first sample on, %d continued by agents without memory);\n"+
+		"%d are bounded. "+
+		"%d epochs were over before they could be metered. What was billed equals the last reading in %d epochs.\n", len(c.hosts), len(c.ids), r.epochs,
+		r.equal, r.epochs-r.unmetered, r.toTheEnd, r.resized, r.lateStarts, r.continued, r.bounded, r.unmetered, r.billed)
+	fmt.Fprintf(&b, "orders taken: %v.\n", c.orders)
+	fmt.Fprintf(&b, "%d closings among the faults, %d invoices; %d batches repeated, %d rounds refused by full spools and disks; %d files not seen.\n",
+		c.closings, r.invoices, r.bodiesResent, r.refusedRounds, r.missed)
+	fmt.Fprintf(&b, "Took %v: %s.\n", time.Since(c.began).Round(time.Second), strings.Join(c.stages, ", "))
 	for i, s := range r.said {
 		if i == 30 {
 			fmt.Fprintf(&b, "and %d more\n", len(r.said)-i)
@@ -425,9 +469,11 @@ func (c *chaos) runFaults(all []fault) {
 		time.Sleep(f.after)
 		running.Go(func() {
 			kind := faultKinds[f.kind]
+			began := time.Now()
 			did := kind.do(c, c.hosts[f.host], f)
 			c.mu.Lock()
 			defer c.mu.Unlock()
+			c.longest[kind.name] = max(c.longest[kind.name], time.Since(began))
 			if did {
 				c.done[kind.name]++
 			} else {

@@ -1,0 +1,370 @@
+package usance_test
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/usance/usance/agent/agenttest"
+	"github.com/usance/usance/metering"
+)
+
+// What the chaos run asks of every reading that was durable on a host: that it
+// equals what was true at its own instant, in every register, to the unit.
+//
+// A reading's instant is where its epoch opened plus the time that its registers
+// have counted since: an instant of the host's monotonic clock. There
+//
+//   - running, paused, vCPU and memory time are the truth's;
+//   - CPU time and what disks and networks counted are what one call of Sample
+//     showed, all of them the same call, no later than the instant;
+//   - used memory is the truth's from the first sample on, before which nobody
+//     knows it;
+//   - bridged time grows only where no agent watched, and never by more than running;
+//   - the stamp is what the host's wall clock showed, right or wrong.
+//
+// Time that is given away by rule, and is subtracted from the truth exactly:
+//
+//   - An epoch whose start nobody saw before its first sample opens at that sample.
+//   - A resize counts from the first sample that shows it: until then the epoch before
+//     goes on, and the next opens where it ends, both in one durable write.
+//   - An agent that lost its state goes on from the control plane's largest reading,
+//     by the wall clock, and by no more than the age of the process allows. Until
+//     it has heard that, it opens no epoch.
+//
+// And an epoch ends exactly where it ended, its counters at the last sample that
+// the agent had, unless nobody watched: then at its last reading, whose instant is
+// some other one. Of an epoch of which at most one sample reached an agent there may be
+// no reading.
+//
+// Only bounded, not equal, are epochs that an agent continued from the control
+// plane's memory and whose first reading after that is gone, because a full
+// spool was thinned or the disk lost: how much was given away then is known only to
+// within the rule.
+type walk struct {
+	h     *chaosHost
+	truth agenttest.Truth
+
+	last    metering.Reading // the one before, at first the epoch's opening
+	ms      int64            // its instant
+	latest  time.Time        // of all stamps so far
+	look    int              // the sample that showed its counters; -1 before the first
+	given   [metering.RegisterCount]int64
+	used    bool // given holds what was given away of used memory
+	loose   bool // nothing durable tells where it ended: its process went on, under other labels
+	lost    int  // how many of the host's losses of state lie behind it
+	bounded bool
+	// continuations is how often an agent that had lost its state went on with it.
+	continuations int
+
+	started bool     // its start was seen
+	resized bool     // it began with a resize
+	short   []string // what is less than the truth
+	over    []string // what is more than the truth
+}
+
+// timely are the registers that follow from recorded changes of state.
+var timely = []metering.Register{metering.RunningMS, metering.PausedMS, metering.VCPUMS, metering.MemoryMiBMS}
+
+// counted are the registers of which samples show the hypervisor's counters.
+var counted = []metering.Register{metering.CPUNS, metering.DiskReadBytes, metering.DiskReadOps, metering.DiskWriteBytes, metering.DiskWriteOps,
+	metering.NetPublicRxBytes, metering.NetPublicRxPackets, metering.NetPublicTxBytes, metering.NetPublicTxPackets,
+	metering.NetPrivateRxBytes, metering.NetPrivateRxPackets, metering.NetPrivateTxBytes, metering.NetPrivateTxPackets}
+
+func only(of []metering.Register, r metering.Registers) (kept metering.Registers) {
+	for _, register := range of {
+		kept[register] = r[register]
+	}
+	return kept
+}
+
+// lived is the time that registers have counted, ms.
+func lived(r metering.Registers) int64 { return int64(r[metering.RunningMS] + r[metering.PausedMS]) }
+
+// life is an epoch as it was (truth), as its agent recorded it, and what was durable of it.
+type life struct {
+	truth    agenttest.Truth
+	record   metering.Epoch // zero when nothing was durable
+	readings []metering.Reading
+}
+
+// follow holds the readings of the epochs of one process, which follow each other,
+// against the truth.
+func (h *chaosHost) follow(process []life) (walks []*walk) {
+	for i := range process {
+		w := &walk{h: h, truth: process[i].truth, look: -1, resized: i > 0}
+		walks = append(walks, w)
+		if !w.prolong(process[i+1:]) {
+			continue
+		}
+		var before *walk
+		if i > 0 {
+			before = walks[i-1]
+		}
+		w.follow(process[i], before)
+	}
+	return walks
+}
+
+// prolong lets the truth go on as the agent must have seen it: up to the sample that
+// showed the next labels of its process, if any.
+func (w *walk) prolong(next []life) bool {
+	for _, n := range next {
+		until := n.truth.EndedMS
+		if w.loose = n.record.ID == ""; !w.loose {
+			i := lookStamped(n.truth, n.record.Opened)
+			if i < 0 {
+				w.say(&w.short, "epoch %s after it opened at %s, which is no sample of it", n.record.ID, n.record.Opened)
+				return false
+			}
+			until = n.truth.Looks[i].At.Mono.Milliseconds()
+		}
+		w.truth.Course = w.truth.Until(n.truth.Course, until)
+		if !w.loose {
+			break
+		}
+	}
+	return true
+}
+
+func (w *walk) follow(l life, before *walk) {
+	w.ms = w.truth.OpenedMS
+	if len(l.readings) > 0 && !w.open(l.record, before) {
+		w.say(&w.short, "it opened at %s with %v, which is neither its start %s nor a sample", l.record.Opened, named(l.record.Opening), w.truth.Epoch.Opened)
+		return
+	}
+	slices.SortFunc(l.readings, func(a, b metering.Reading) int {
+		return cmp.Or(cmp.Compare(lived(a.Registers), lived(b.Registers)), slices.Compare(a.Registers[:], b.Registers[:]))
+	})
+	for _, r := range l.readings {
+		if w.next(r); len(w.short)+len(w.over) > 0 {
+			return
+		}
+	}
+	w.end()
+}
+
+func (w *walk) say(to *[]string, format string, args ...any) {
+	*to = append(*to, fmt.Sprintf("epoch %s of %s on %s: ", w.truth.Epoch.ID, w.truth.Epoch.Instance, w.h.name)+fmt.Sprintf(format, args...))
+}
+
+// open places the opening on the truth's clock.
+func (w *walk) open(epoch metering.Epoch, before *walk) bool {
+	w.last, w.latest = metering.Reading{At: epoch.Opened, Registers: epoch.Opening}, epoch.Opened
+	w.started = before == nil && epoch.Opened.Equal(w.truth.Epoch.Opened)
+	if w.started {
+		return epoch.Opening.IsZero()
+	}
+	i := lookStamped(w.truth, epoch.Opened)
+	if i < 0 || w.missed(w.truth.Looks[:i]) > 1 && !w.h.forgot(w.truth.OpenedMS) {
+		return false
+	}
+	w.giveAway(w.truth.Looks[i].At.Mono.Milliseconds())
+	if before != nil && !before.loose {
+		return epoch.Opening == before.last.Registers
+	}
+	return before != nil || epoch.Opening.IsZero()
+}
+
+// missed is how many of the samples an agent had that watched.
+func (w *walk) missed(looks []agenttest.Look) (n int) {
+	for _, look := range looks {
+		if at := look.At.Mono.Milliseconds(); w.h.machine.delivered(look) && !w.h.unwatched(at, at) {
+			n++
+		}
+	}
+	return n
+}
+
+// giveAway places the last reading at an instant: what the truth has there and it has
+// not is given away for good.
+func (w *walk) giveAway(ms int64) {
+	w.ms = ms
+	truth := w.truth.TimesAt(ms)
+	for _, register := range timely {
+		w.given[register] = int64(truth[register]) - int64(w.last.Registers[register])
+	}
+}
+
+// lookStamped is the sample of an epoch whose stamp is at, or -1.
+func lookStamped(truth agenttest.Truth, at time.Time) int {
+	return slices.IndexFunc(truth.Looks, func(l agenttest.Look) bool { return l.At.Wall.Truncate(time.Millisecond).Equal(at) })
+}
+
+// next compares the next reading.
+func (w *walk) next(r metering.Reading) {
+	before, from := w.last.Registers, w.ms
+	switch {
+	case w.continued(r):
+	default:
+		w.ms += lived(r.Registers) - lived(before)
+		if w.lost < len(w.h.losses) && w.h.losses[w.lost] >= from && !(w.timely(r) && w.stamped(r)) && !w.bound(r) {
+			w.say(&w.short, "its agent lost its state, and then its reading stands at %s with %v, which no rule gives", r.At, named(r.Registers))
+			return
+		}
+		w.checkTimes(r)
+	}
+	w.checkCounters(r)
+	w.checkUsed(r)
+	bridged := r.Registers[metering.BridgedMS] - before[metering.BridgedMS]
+	if ran := r.Registers[metering.RunningMS] - before[metering.RunningMS]; bridged > ran || bridged > 0 && !w.h.unwatched(from, w.ms) {
+		w.say(&w.over, "%d ms of %d are bridged from %d to %d ms", bridged, ran, from, w.ms)
+	}
+	w.last = r
+	if r.At.After(w.latest) {
+		w.latest = r.At
+	}
+}
+
+// continued reports whether r is the first reading of an agent that lost its state, as the
+// rule makes it of the control plane's largest reading, the last one here.
+func (w *walk) continued(r metering.Reading) bool {
+	if w.lost == len(w.h.losses) || w.h.losses[w.lost] < w.ms {
+		for w.lost < len(w.h.losses) && w.h.losses[w.lost] < w.ms {
+			w.lost++
+		}
+		if w.lost == len(w.h.losses) {
+			return false
+		}
+	}
+	i := lookStamped(w.truth, r.At)
+	if i < 0 || w.truth.Looks[i].At.Mono.Milliseconds() <= w.h.losses[w.lost] {
+		return false
+	}
+	look := w.truth.Looks[i]
+	age := look.At.Mono - time.Duration(w.truth.PIDStart+1)*10*time.Millisecond
+	gap := max(0, min(look.At.Wall.Sub(w.latest), age-time.Duration(lived(w.last.Registers))*time.Millisecond)).Milliseconds()
+	want := w.last.Registers
+	if look.Paused {
+		want[metering.PausedMS] += uint64(gap)
+	} else {
+		for _, register := range []metering.Register{metering.RunningMS, metering.BridgedMS} {
+			want[register] += uint64(gap)
+		}
+		want[metering.VCPUMS] += uint64(gap) * w.perMS(metering.VCPUMS, look)
+		want[metering.MemoryMiBMS] += uint64(gap) * w.perMS(metering.MemoryMiBMS, look)
+	}
+	if only(timely, want) != only(timely, r.Registers) || want[metering.BridgedMS] != r.Registers[metering.BridgedMS] {
+		return false
+	}
+	w.last.Registers = want
+	w.giveAway(look.At.Mono.Milliseconds())
+	for _, register := range timely {
+		if w.given[register] < 0 {
+			w.say(&w.over, "an agent without memory made %s %d more than the truth", register, -w.given[register])
+		}
+	}
+	w.used = false
+	w.continuations++
+	return true
+}
+
+// perMS is what a register of a running domain grows by in the millisecond after a look.
+func (w *walk) perMS(register metering.Register, look agenttest.Look) uint64 {
+	ms := look.At.Mono.Milliseconds()
+	return w.truth.TimesAt(ms + 1)[register] - w.truth.TimesAt(ms)[register]
+}
+
+// bound places a reading whose instant nothing tells exactly, after a loss of state,
+// by its stamp: the truth there must be no less.
+func (w *walk) bound(r metering.Reading) bool {
+	for _, offset := range w.h.machine.offsets() {
+		ms := r.At.Sub(w.h.machine.epoch.Add(offset)).Milliseconds()
+		if ms <= w.h.losses[w.lost] {
+			continue
+		}
+		w.last.Registers = r.Registers
+		w.giveAway(ms)
+		if slices.Min(w.given[:]) >= -1 { // the stamp tells the instant to the millisecond
+			w.bounded, w.used = true, false
+			return true
+		}
+	}
+	return false
+}
+
+func (w *walk) timely(r metering.Reading) bool {
+	truth := w.truth.TimesAt(w.ms)
+	return !slices.ContainsFunc(timely, func(register metering.Register) bool {
+		return int64(r.Registers[register])+w.given[register] != int64(truth[register])
+	})
+}
+
+// stamped reports whether a reading at w.ms bears a time that the host's wall clock may have shown
+// then. Both are cut to milliseconds, each by itself.
+func (w *walk) stamped(r metering.Reading) bool {
+	right := w.h.machine.epoch.Add(time.Duration(w.ms) * time.Millisecond)
+	return slices.ContainsFunc(w.h.machine.offsets(), func(offset time.Duration) bool {
+		return r.At.Sub(right.Add(offset)).Abs() <= time.Millisecond
+	})
+}
+
+func (w *walk) checkTimes(r metering.Reading) {
+	truth := w.truth.TimesAt(w.ms)
+	for _, register := range timely {
+		switch got, want := int64(r.Registers[register])+w.given[register], int64(truth[register]); {
+		case got < want:
+			w.say(&w.short, "%s of %s is %d below the truth %d", register, r.At, want-got, want)
+		case got > want:
+			w.say(&w.over, "%s of %s is %d above the truth %d", register, r.At, got-want, want)
+		}
+	}
+	if !w.stamped(r) {
+		w.say(&w.short, "its clock never showed %s at %d ms", r.At, w.ms)
+	}
+}
+
+// checkCounters looks for the latest sample that showed what the reading says.
+func (w *walk) checkCounters(r metering.Reading) {
+	found, want := -1, only(counted, r.Registers)
+	for i := max(0, w.look); i < len(w.truth.Looks) && w.truth.Looks[i].At.Mono.Milliseconds() <= w.ms; i++ {
+		if w.truth.Looks[i].Counters == want {
+			found = i
+		}
+	}
+	if found < 0 {
+		w.say(&w.short, "no sample showed the counters of %s: %v", r.At, named(want))
+		return
+	}
+	w.look = found
+}
+
+// checkUsed knows from when used memory was counted once a reading tells it: from a sample.
+func (w *walk) checkUsed(r metering.Reading) {
+	const used = metering.MemoryUsedMiBMS
+	given := int64(w.truth.TimesAt(w.ms)[used]) - int64(r.Registers[used])
+	if w.used && given == w.given[used] {
+		return
+	}
+	if !w.used && slices.ContainsFunc(w.truth.Looks, func(l agenttest.Look) bool {
+		ms := l.At.Mono.Milliseconds()
+		counted := int64(w.truth.TimesAt(ms)[used]) - int64(w.last.Registers[used])
+		return ms <= w.ms && counted == given
+	}) {
+		w.used, w.given[used] = true, given
+		return
+	}
+	w.say(&w.short, "%s of %s is %d and was %d at the last reading; the truth is %d", used, r.At, r.Registers[used], w.last.Registers[used],
+		w.truth.TimesAt(w.ms)[used])
+}
+
+// end compares the last reading with the end of the epoch.
+func (w *walk) end() {
+	ended, missed := w.truth.EndedMS, w.missed(w.truth.Looks[w.look+1:])
+	switch {
+	case w.look >= 0 && w.ms > ended:
+		w.say(&w.over, "its last reading of %s is %d ms after its end", w.last.At, w.ms-ended)
+	case !w.ends():
+	case w.look >= 0 && w.ms < ended:
+		w.say(&w.short, "it ended %d ms after its last reading of %s, and its agent watched", ended-w.ms, w.last.At)
+	case missed > 1 && !(w.look < 0 && w.h.forgot(w.truth.OpenedMS)):
+		w.say(&w.short, "its agent had %d samples more than its last reading of %s tells", missed, w.last.At)
+	}
+	if w.h.last[w.truth.Epoch.ID] && only(counted, w.last.Registers) != only(counted, w.truth.Registers) {
+		w.say(&w.short, "its counters stood still at %v, and its last reading has %v", named(only(counted, w.truth.Registers)), named(w.last.Registers))
+	}
+}
+
+// ends reports whether its end was seen.
+func (w *walk) ends() bool { return !w.loose && !w.h.unwatched(w.truth.EndedMS, w.truth.EndedMS) }
