@@ -22,6 +22,8 @@ var (
 	ErrDiskShrinks = errors.New("a disk never shrinks")
 	// ErrMoving: the instance is being moved to another host.
 	ErrMoving = errors.New("the instance is being moved to another host")
+	// ErrHeld: the instance was stopped for a reason that is not its tenant's.
+	ErrHeld = errors.New("the hosting provider stopped the instance, and alone can start it again")
 	// ErrNoSharedStorage: the instance's disks cannot be reached from the other host.
 	ErrNoSharedStorage = errors.New("the hosts share no storage")
 	// ErrOldAgent: the host's agent does not know such an order yet.

@@ -1,6 +1,7 @@
 package compute
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/usance/usance/metering"
@@ -20,18 +21,31 @@ type Observation struct {
 	Error    string `json:"error,omitempty"`
 }
 
+// Held reports whether the instance was stopped for a reason for which its tenant
+// may not start it: it is unpaid, or the hosting provider ordered it.
+func (i Instance) Held() bool { return i.Desired == PowerStopped && holds(i.Reason) }
+
+func holds(reason string) bool { return reason == ReasonUnpaid || reason == ReasonOperator }
+
 // Order is the instance after an order that it be so from now on, for the given
-// reason. What is wanted already changes nothing: then changed is false. Turning
-// it on begins a new start. The error is ErrDeleted once it is wanted deleted, and
-// ErrMoving for one that is to be turned on while it moves.
+// reason. What is wanted already changes nothing: then changed is false; but one
+// that its tenant or guest stopped can be Held on top. One that is held is turned
+// on for the reason for which it was stopped, or by the operator. Turning it on begins
+// a new start. The error is ErrDeleted once it is wanted deleted, and ErrMoving or
+// ErrHeld for one that is to be turned on while it moves or is held.
 func (i Instance) Order(power Power, reason string, now time.Time) (next Instance, changed bool, err error) {
 	switch {
+	case i.Desired == PowerStopped && power == PowerStopped && holds(reason) && !i.Held():
+		i.Reason = reason
+		return i, true, nil
 	case i.Desired == power:
 		return i, false, nil
 	case i.Desired == PowerDeleted:
 		return i, false, ErrDeleted
 	case power == PowerRunning && i.MovesTo != "":
 		return i, false, ErrMoving
+	case power == PowerRunning && i.Held() && reason != i.Reason && reason != ReasonOperator:
+		return i, false, fmt.Errorf("%w (%s)", ErrHeld, i.Reason)
 	}
 	i.Desired, i.Reason = power, reason
 	i.Generation++

@@ -13,6 +13,9 @@ var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 func TestOrder(t *testing.T) {
 	stopped := Instance{Desired: PowerStopped, Reason: ReasonGuest, Generation: 4, Start: 2, State: StateStopped, Since: noon}
 	running := Instance{Desired: PowerRunning, Reason: ReasonTenant, Generation: 4, Start: 2, State: StateRunning, Since: noon}
+	held, moving := stopped, stopped
+	held.Reason = ReasonUnpaid
+	moving.MovesTo = "hst_b"
 	unreachable := running
 	unreachable.State = StateUnknown
 	deleted := Instance{Desired: PowerDeleted, Generation: 5, State: StateStopping}
@@ -33,6 +36,9 @@ func TestOrder(t *testing.T) {
 		{"stop", running, PowerStopped, true, 5, 2, StateStopping, nil},
 		{"delete", running, PowerDeleted, true, 5, 2, StateStopping, nil},
 		{"an order to an unreachable host shows nothing", unreachable, PowerStopped, true, 5, 2, StateUnknown, nil},
+		{"start of one that is held", held, PowerRunning, false, 4, 2, StateStopped, ErrHeld},
+		{"start of one that moves", moving, PowerRunning, false, 4, 2, StateStopped, ErrMoving},
+		{"delete of one that is held", held, PowerDeleted, true, 5, 2, StateStopping, nil},
 		{"delete twice", deleted, PowerDeleted, false, 5, 0, StateStopping, nil},
 		{"start of a deleted one", deleted, PowerRunning, false, 5, 0, StateStopping, ErrDeleted},
 	} {
@@ -46,6 +52,30 @@ func TestOrder(t *testing.T) {
 		}
 		if !changed && next != c.in {
 			t.Errorf("%s: not changed, but %+v became %+v", c.name, c.in, next)
+		}
+	}
+}
+
+// TestHeld: what the operator or dunning stopped, its tenant cannot start, also when
+// it was off already; who stopped it can, and the operator always.
+func TestHeld(t *testing.T) {
+	off := Instance{Desired: PowerStopped, Reason: ReasonTenant, Generation: 4, Start: 2, State: StateStopped, Since: noon}
+	on := Instance{Desired: PowerRunning, Reason: ReasonTenant, Generation: 4, Start: 2, State: StateRunning, Since: noon}
+	for _, in := range []Instance{off, on} {
+		for _, by := range []string{ReasonUnpaid, ReasonOperator} {
+			held, changed, err := in.Order(PowerStopped, by, noon)
+			if err != nil || !changed || !held.Held() || (held.Generation != in.Generation) != (in.Desired == PowerRunning) {
+				t.Fatalf("%s: %+v, %v, %v", by, held, changed, err)
+			}
+			if again, changed, err := held.Order(PowerStopped, ReasonTenant, noon); changed || err != nil || again != held {
+				t.Errorf("%s, and its tenant stops it: %+v, %v, %v", by, again, changed, err)
+			}
+			for reason, want := range map[string]bool{ReasonTenant: false, ReasonUnpaid: by == ReasonUnpaid, ReasonOperator: true} {
+				next, _, err := held.Order(PowerRunning, reason, noon)
+				if (err == nil) != want || err != nil && !errors.Is(err, ErrHeld) || next.Held() != (err != nil) {
+					t.Errorf("stopped for %s, start for %s: %+v, %v; want %v", by, reason, next, err, want)
+				}
+			}
 		}
 	}
 }

@@ -259,3 +259,25 @@ func (s *server) moveInstance(w http.ResponseWriter, r *http.Request, _ caller) 
 	}
 	return reply(w, http.StatusAccepted, MoveJSON{in.ID, in.Tenant, in.Host, in.MovesTo})
 }
+
+// holdInstance stops an instance so that its tenant cannot start it, and
+// startHeld starts one, whoever stopped it.
+func (s *server) holdInstance(w http.ResponseWriter, r *http.Request, _ caller) error {
+	return s.orderAsOperator(w, r, compute.PowerStopped)
+}
+
+func (s *server) startHeld(w http.ResponseWriter, r *http.Request, _ caller) error {
+	return s.orderAsOperator(w, r, compute.PowerRunning)
+}
+
+func (s *server) orderAsOperator(w http.ResponseWriter, r *http.Request, power compute.Power) error {
+	tenant, err := s.Compute.Owner(r.Context(), instanceID(r))
+	if err != nil {
+		return err
+	}
+	if _, err := s.Compute.SetPower(r.Context(), tenant, instanceID(r), power, compute.ReasonOperator); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}

@@ -62,6 +62,7 @@ var outcomes = []struct {
 	{compute.ErrQuota, outcome{http.StatusConflict, "quota_exceeded"}},
 	{compute.ErrDeleted, outcome{http.StatusConflict, "deleted"}},
 	{compute.ErrMoving, outcome{http.StatusConflict, "moving"}},
+	{compute.ErrHeld, outcome{http.StatusConflict, "held"}},
 	{compute.ErrDiskShrinks, outcome{http.StatusConflict, "disk_shrinks"}},
 	{compute.ErrStopFirst, outcome{http.StatusConflict, "stop_first"}},
 	{compute.ErrNoSharedStorage, outcome{http.StatusConflict, "no_shared_storage"}},

@@ -38,9 +38,9 @@ func (m metered) ReasonText() string {
 }
 
 // CanStart and CanStop say which orders would change something.
-func (m metered) CanStart() bool { return m.Desired == compute.PowerStopped }
+func (m metered) CanStart() bool { return m.Desired == compute.PowerStopped && !m.Held() }
 
-// CanStop is the reverse of CanStart.
+// CanStop: see CanStart.
 func (m metered) CanStop() bool { return m.Desired == compute.PowerRunning }
 
 // IsGone reports that the instance is deleted, or about to be.

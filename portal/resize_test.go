@@ -138,3 +138,30 @@ func TestMoveAPI(t *testing.T) {
 		}
 	}
 }
+
+func TestHeldAPI(t *testing.T) {
+	w := newWorld(t)
+	c := w.customer("a@example.com")
+	i, _ := w.instance(c, "web")
+	path, operators := "/instances/"+string(i.ID), "/operator/instances/"+string(i.ID)
+	w.operator("POST", operators+"/stop", nil, http.StatusNoContent, nil)
+	var p portal.Problem
+	w.want(c.token, "POST", path+"/start", nil, http.StatusConflict, &p)
+	if p.Code != "held" {
+		t.Errorf("start of what the operator stopped: %+v", p)
+	}
+	page := w.page(c.browser, path).body
+	check(t, page, map[string]string{".notice": "Ordered by the hosting provider."})
+	if len(texts(t, page, "form[action$='/start']")) != 0 {
+		t.Error("the page offers to start it")
+	}
+	var got portal.InstanceJSON
+	w.operator("POST", operators+"/start", nil, http.StatusNoContent, nil)
+	w.want(c.token, "GET", path, nil, http.StatusOK, &got)
+	if got.Desired != "running" || got.Reason != "operator" {
+		t.Errorf("started by the operator: %+v", got)
+	}
+	w.want(c.token, "POST", path+"/stop", nil, http.StatusAccepted, nil)
+	w.want(c.token, "POST", path+"/start", nil, http.StatusAccepted, nil)
+	w.operator("POST", "/operator/instances/ins_00000000000000000/stop", nil, http.StatusNotFound, nil)
+}

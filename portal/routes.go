@@ -77,6 +77,8 @@ func routes() []route {
 		{"GET", apiPrefix + "/operator/hosts", forOperator, (*server).listHosts},
 		{"POST", apiPrefix + "/operator/hosts/tokens", forOperator, (*server).createJoinToken},
 		{"DELETE", apiPrefix + "/operator/hosts/{id}", forOperator, (*server).removeHost},
+		{"POST", apiPrefix + "/operator/instances/{id}/start", forOperator, (*server).startHeld},
+		{"POST", apiPrefix + "/operator/instances/{id}/stop", forOperator, (*server).holdInstance},
 		{"POST", apiPrefix + "/operator/instances/{id}/move", forOperator, (*server).moveInstance},
 		{"GET", apiPrefix + "/operator/quarantine", forOperator, (*server).listQuarantine},
 		{"GET", apiPrefix + "/operator/quarantine/count", forOperator, (*server).countQuarantine},

@@ -217,7 +217,7 @@ func grant(ctx context.Context, tx pgx.Tx, in compute.Instance, f compute.Flavor
 // reason (compute.ReasonTenant and its like). What is wanted already changes
 // nothing. Running is admitted like a new instance, but for capacity: it kept
 // its place. The error wraps compute.ErrNotFound (missing, deleted or another
-// tenant's), ErrDeleted, ErrMoving, ErrQuota, or is what Credit said.
+// tenant's), ErrDeleted, ErrMoving, ErrHeld, ErrQuota, or is what Credit said.
 func (s *Store) SetPower(ctx context.Context, tenant metering.TenantID, id metering.InstanceID, power compute.Power, reason string) (compute.Instance, error) {
 	var next compute.Instance
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {

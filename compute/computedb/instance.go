@@ -39,6 +39,19 @@ func (s *Store) Get(ctx context.Context, tenant metering.TenantID, id metering.I
 	return get(ctx, s.pool, tenant, id)
 }
 
+// Owner is the tenant of an instance, for orders of the operator. The error wraps
+// compute.ErrNotFound.
+func (s *Store) Owner(ctx context.Context, id metering.InstanceID) (tenant metering.TenantID, err error) {
+	err = s.pool.QueryRow(ctx, `SELECT tenant FROM instances WHERE id = $1`, id).Scan(&tenant)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = compute.ErrNotFound
+	}
+	if err != nil {
+		return "", fmt.Errorf("instance %s: %w", id, err)
+	}
+	return tenant, nil
+}
+
 // querier is a pool or a transaction.
 type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)

@@ -27,11 +27,7 @@ func (s *Store) Move(ctx context.Context, id metering.InstanceID, to metering.Ho
 }
 
 func (s *Store) move(ctx context.Context, id metering.InstanceID, to metering.HostID) (next compute.Instance, err error) {
-	var tenant metering.TenantID
-	err = s.pool.QueryRow(ctx, `SELECT tenant FROM instances WHERE id = $1`, id).Scan(&tenant)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return next, compute.ErrNotFound
-	}
+	tenant, err := s.Owner(ctx, id)
 	if err != nil {
 		return next, err
 	}
