@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -254,15 +255,20 @@ func (s *Store) SetPower(ctx context.Context, tenant metering.TenantID, id meter
 	return next, nil
 }
 
-// lockInstance locks the instance's host, then the instance, and reads it. An
-// instance whose deletion is confirmed is not found.
-func lockInstance(ctx context.Context, tx pgx.Tx, tenant metering.TenantID, id metering.InstanceID) (compute.Instance, error) {
+// lockInstance locks the instance's host, and others, by id, and reads the
+// instance; its tenant is locked already. An instance whose deletion is confirmed
+// is not found.
+func lockInstance(ctx context.Context, tx pgx.Tx, tenant metering.TenantID, id metering.InstanceID, others ...metering.HostID) (compute.Instance, error) {
 	in, err := get(ctx, tx, tenant, id)
 	if err != nil {
 		return in, err
 	}
-	if _, err := tx.Exec(ctx, lockHostSQL, in.Host); err != nil {
-		return in, err
+	hosts := append(others, in.Host)
+	slices.Sort(hosts)
+	for _, host := range hosts {
+		if _, err := tx.Exec(ctx, lockHostSQL, host); err != nil {
+			return in, err
+		}
 	}
 	// A lease is granted under the tenant's lock, which is ours, and ends under
 	// the host's: what is read now stays.

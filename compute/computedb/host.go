@@ -29,16 +29,6 @@ const (
 	oneHostSQL      = hostsSQL + `WHERE h.id = $1 GROUP BY h.id`
 )
 
-// lockHosts takes lockHostSQL's lock of both hosts, in their order.
-func lockHosts(ctx context.Context, tx pgx.Tx, a, b metering.HostID) error {
-	for _, host := range []metering.HostID{min(a, b), max(a, b)} {
-		if _, err := tx.Exec(ctx, lockHostSQL, host); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // lockHostSQL takes the lock under which leases of the host are granted and end
 // and its instances change.
 const lockHostSQL = `SELECT FROM hosts WHERE id = $1 FOR NO KEY UPDATE`

@@ -32,7 +32,10 @@ func (s *Store) move(ctx context.Context, id metering.InstanceID, to metering.Ho
 		return next, err
 	}
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		in, err := lockMove(ctx, tx, tenant, id, func(compute.Instance) metering.HostID { return to })
+		if _, err := lockQuota(ctx, tx, tenant); err != nil {
+			return err
+		}
+		in, err := lockInstance(ctx, tx, tenant, id, to)
 		if err != nil {
 			return err
 		}
@@ -51,24 +54,6 @@ func (s *Store) move(ctx context.Context, id metering.InstanceID, to metering.Ho
 		return announce(ctx, tx, next.Host)
 	})
 	return next, err
-}
-
-// lockMove locks the tenant, then the host of its instance and the other one,
-// and reads the instance.
-func lockMove(ctx context.Context, tx pgx.Tx, tenant metering.TenantID, id metering.InstanceID, other func(compute.Instance) metering.HostID) (in compute.Instance, err error) {
-	if _, err := lockQuota(ctx, tx, tenant); err != nil {
-		return in, err
-	}
-	if in, err = get(ctx, tx, tenant, id); err != nil {
-		return in, err
-	}
-	if err := lockHosts(ctx, tx, in.Host, other(in)); err != nil {
-		return in, err
-	}
-	if in, err = get(ctx, tx, tenant, id); err == nil && in.Host == "" {
-		err = fmt.Errorf("%w: it was deleted", compute.ErrNotFound)
-	}
-	return in, err
 }
 
 // admitMove checks that the host to which the instance moves, both being locked,
@@ -102,7 +87,10 @@ func (s *Store) admitMove(ctx context.Context, tx pgx.Tx, next compute.Instance)
 // the new host was removed since, the instance stays.
 func (s *Store) arrive(ctx context.Context, was compute.Instance) error {
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		in, err := lockMove(ctx, tx, was.Tenant, was.ID, func(compute.Instance) metering.HostID { return was.MovesTo })
+		if _, err := lockQuota(ctx, tx, was.Tenant); err != nil {
+			return err
+		}
+		in, err := lockInstance(ctx, tx, was.Tenant, was.ID, was.MovesTo)
 		if err != nil || in.Generation != was.Generation {
 			return err
 		}
