@@ -200,8 +200,7 @@ func (g *gatherer) rateOf(f *fit, w metering.Window) (int, error) {
 	}
 	var fitting []int
 	for _, i := range f.rates {
-		times := g.rates[i].Where.Time
-		if len(times) == 0 || slices.ContainsFunc(times, func(t string) bool { return slices.Contains(classes, t) }) {
+		if g.rates[i].Where.holdsAt(classes) {
 			fitting = append(fitting, i)
 		}
 	}

@@ -183,30 +183,34 @@ func (r *Rater) quantity(s Span) Exact {
 }
 
 // CapBelowMinimum is the cap of the rate that one start of its minimum alone
-// costs more than, in a month of 28 days, where it costs most; nil for none.
+// costs more than, in the shortest or the longest month; nil for none.
 func (p *Plan) CapBelowMinimum(r *Rate) (*Cap, error) {
-	february := time.Date(2027, 2, 1, 0, 0, 0, 0, time.UTC)
-	month := metering.Window{Start: february, End: february.AddDate(0, 1, 0)}
-	rater := Rater{plan: p, period: month, window: month, seconds: 28 * 86400}
-	rate, err := rater.price(r)
-	if err != nil || r.Minimum.IsZero() {
-		return nil, err
-	}
-	one := metering.Thousandths(1)
-	parts := rate.parts(nil, rate.minimum)
-	for _, c := range []struct {
-		cap   *Cap
-		units Exact
-		money money.Fraction
-	}{{&r.Cap, rate.capUnits, rate.capMoney}, {&r.TenantCap, rate.tenantCapUnits, rate.tenantCapMoney}} {
-		if !c.cap.Set {
-			continue
+	for _, month := range []time.Month{time.January, time.February} {
+		start := time.Date(2027, month, 1, 0, 0, 0, 0, time.UTC)
+		rater, err := (&Plan{Name: p.Name, Currency: p.Currency, Zone: time.UTC, Rates: []Rate{*r}}).For(metering.Month(start, time.UTC))
+		if err != nil {
+			return nil, err
 		}
-		rate.capUnits, rate.capMoney = c.units, c.money
-		rate.bound(parts, cost(parts), one, one)
-		if slices.ContainsFunc(parts, func(p Part) bool { return p.Allowance.Sign() > 0 }) {
-			return c.cap, nil
+		if c := rater.rates[0].capBelowMinimum(); c != nil {
+			return c, nil
 		}
 	}
 	return nil, nil
+}
+
+func (r *priced) capBelowMinimum() *Cap {
+	one := metering.Thousandths(1)
+	own, tenant := *r, *r
+	tenant.capUnits, tenant.capMoney = r.tenantCapUnits, r.tenantCapMoney
+	for _, c := range []struct {
+		cap  *Cap
+		rate *priced
+	}{{&r.Cap, &own}, {&r.TenantCap, &tenant}} {
+		parts := r.parts(nil, r.minimum)
+		gross := cost(parts)
+		if _, net := c.rate.bound(parts, gross, one, one); c.cap.Set && !r.Minimum.IsZero() && net.Cmp(gross) < 0 {
+			return c.cap
+		}
+	}
+	return nil
 }

@@ -41,6 +41,11 @@ func (w *Where) sameAge(o *Where) bool {
 	return (w.CreatedBefore == "" || o.CreatedFrom < w.CreatedBefore) && (o.CreatedBefore == "" || w.CreatedFrom < o.CreatedBefore)
 }
 
+// holdsAt reports whether the rate is in force while these time classes hold.
+func (w *Where) holdsAt(classes []string) bool {
+	return len(w.Time) == 0 || slices.ContainsFunc(w.Time, func(c string) bool { return slices.Contains(classes, c) })
+}
+
 // only is the labels without those that names does not have, as Labels names
 // them in JSON.
 func only(names []string, l *metering.Labels) (some metering.Labels) {
@@ -131,7 +136,7 @@ func (p *Plan) Conflicts() []Conflict {
 			var fitting []int
 			for _, i := range all {
 				w := &p.Rates[i].Where
-				if w.fits(l) && (len(w.Time) == 0 || slices.ContainsFunc(w.Time, func(c string) bool { return slices.Contains(classes, c) })) {
+				if w.fits(l) && w.holdsAt(classes) {
 					fitting = append(fitting, i)
 				}
 			}
@@ -178,9 +183,18 @@ func (p *Plan) eachLabels(rates []int, f func(*metering.Labels, []string)) {
 }
 
 // Sells reports whether some rate for the meter fits the flavor, whatever the
-// other labels and the time.
-func (p *Plan) Sells(meter metering.Meter, flavor string) bool {
-	return slices.ContainsFunc(p.Rates, func(r Rate) bool {
-		return slices.Contains(r.meters(), meter) && allows(r.Where.Flavor, flavor)
+// other labels: ever, and in every set of time classes that occurs. Rates of a
+// component come on top and count for nothing here.
+func (p *Plan) Sells(meter metering.Meter, flavor string) (ever, always bool) {
+	var fitting []int
+	for i := range p.Rates {
+		r := &p.Rates[i]
+		if r.Component == mainComponent && slices.Contains(r.meters(), meter) && allows(r.Where.Flavor, flavor) {
+			fitting = append(fitting, i)
+		}
+	}
+	sets := p.classSets(fitting)
+	return len(fitting) > 0, !slices.ContainsFunc(sets, func(classes []string) bool {
+		return !slices.ContainsFunc(fitting, func(i int) bool { return p.Rates[i].Where.holdsAt(classes) })
 	})
 }

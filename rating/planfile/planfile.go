@@ -1,6 +1,7 @@
 package planfile
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -100,7 +101,7 @@ func (d *decoder) together(plan *rating.Plan, places []*yaml.Node, flavors map[s
 		r := &plan.Rates[i]
 		below, err := plan.CapBelowMinimum(r)
 		if err != nil {
-			d.errorf(places[i], "%v", err)
+			d.errorf(places[i], "%v", errors.Unwrap(err))
 		} else if below != nil {
 			d.errorf(places[i], "rate %s: the cap %s is below what the minimum %s costs; raise the cap or lower the minimum",
 				r.ID, below.Text, r.Minimum.Text)
@@ -112,8 +113,11 @@ func (d *decoder) together(plan *rating.Plan, places []*yaml.Node, flavors map[s
 		}
 	}
 	for _, f := range plan.Flavors {
-		if !plan.Sells(metering.InstanceRunning, f.Name) {
+		switch ever, always := plan.Sells(metering.InstanceRunning, f.Name); {
+		case !ever:
 			d.warnf(flavors[f.Name], "no rate for %s fits flavor %s: it would run unrated", metering.InstanceRunning, f.Name)
+		case !always:
+			d.warnf(flavors[f.Name], "no rate for %s fits flavor %s at all times: it would run unrated at the others", metering.InstanceRunning, f.Name)
 		}
 	}
 }

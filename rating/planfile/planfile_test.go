@@ -2,6 +2,7 @@ package planfile
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -50,7 +51,11 @@ rounding: half-even
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(warnings) != 2 || !strings.Contains(string(warnings[0]), "small is for flavor tiny") || !strings.HasPrefix(string(warnings[1]), "standard.yaml:8:3: ") {
+	if want := []Warning{
+		"standard.yaml:12:5: rate small is for flavor tiny, which is not among the plan's flavors",
+		"standard.yaml:7:3: no rate for instance.running fits flavor small at all times: it would run unrated at the others",
+		"standard.yaml:8:3: no rate for instance.running fits flavor large: it would run unrated",
+	}; !slices.Equal(warnings, want) {
 		t.Errorf("warnings: %q", warnings)
 	}
 	berlin, err := time.LoadLocation("Europe/Berlin")
@@ -140,6 +145,8 @@ func TestRefused(t *testing.T) {
 		"a pool over nothing":           {rate("meter: disk.read, price: 1 per GB, pool: []"), "an empty list fits nothing"},
 		"a pool over a label twice":     {rate("meter: disk.read, price: 1 per GB, pool: [region, region]"), `"region" stands in this list already`},
 		"a pool and its allowance":      {rate("meter: disk.read, price: 1 per GB, pool: [region], included: 1 GB per tenant"), "included per tenant needs pool: tenant"},
+		"cap below a month":             {rate("meter: instance.running, price: 1 per hour, minimum: 1 month, cap: 700.00"), "the cap 700.00 is below what the minimum 1 month costs"},
+		"a minimum that buys nothing":   {rate("meter: instance.running, price: 0 per hour, minimum: 3.00 EUR"), "p.yaml:4:5: a minimum in money is the usage that it buys in the first step"},
 		"two caps of the same":          {rate("meter: instance.running, price: 1 per hour, cap: [1 per month, 2 per month]"), "a second cap of the same"},
 		"two caps of a pool":            {rate("meter: instance.running, pool: tenant, price: 1 per hour, cap: [1 per month, 2 per month per tenant]"), "a second cap of the same"},
 		"a cap per customer":            {rate("meter: instance.running, price: 1 per hour, cap: 1 per month per customer"), `a cap per "month per customer" is not known; 4.90 per month is, 672 h, and 50.00 per month per tenant`},
@@ -223,6 +230,22 @@ func TestRefused(t *testing.T) {
 				t.Errorf("got %v\nwant %s", err, tc.want)
 			}
 		})
+	}
+}
+
+// TestSold: a flavor runs unrated where only a component has a rate for it, or
+// rates leave out some time.
+func TestSold(t *testing.T) {
+	const plan = "plan: p\ncurrency: EUR\nflavors: {s: {vcpus: 1, memory: 1 GiB}}\ncalendar: {day: {daily: '06:00-22:00'}, night: {daily: '22:00-06:00'}}\nrates:\n"
+	for rates, want := range map[string]int{
+		"  - {id: a, meter: instance.running, price: 1 per hour}\n":                                                                                                               0,
+		"  - {id: a, component: x, meter: instance.running, price: 1 per hour}\n":                                                                                                 1,
+		"  - {id: a, meter: instance.running, where: {time: day}, price: 1 per hour}\n":                                                                                           1,
+		"  - {id: a, meter: instance.running, where: {time: day}, price: 1 per hour}\n  - {id: b, meter: instance.running, where: {flavor: s, time: night}, price: 1 per hour}\n": 0,
+	} {
+		if _, warnings, err := Parse("p.yaml", []byte(plan+rates)); err != nil || len(warnings) != want {
+			t.Errorf("%s: %v, %q", rates, err, warnings)
+		}
 	}
 }
 

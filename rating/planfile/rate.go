@@ -70,6 +70,9 @@ func (d *decoder) rate(n *yaml.Node, plan *rating.Plan) rating.Rate {
 		}
 		r.Steps = d.steps(steps, base, upTo)
 	}
+	if r.Minimum.Nano > 0 && len(r.Steps) > 0 && r.Steps[0].Nano == 0 && r.Steps[0].Count > 0 {
+		d.errorf(n, "a minimum in money is the usage that it buys in the first step, and there everything is free; state it as usage")
+	}
 	if r.Percentile > 0 && (!r.Granularity.IsZero() || !r.Minimum.IsZero() && r.Minimum.For != rating.ForTenant) {
 		d.errorf(n, "a percentile has no starts, so neither granularity nor minimum apply, but one per tenant")
 	}
