@@ -42,6 +42,14 @@ func (s Source) Meters() []metering.Meter {
 	return registerMeters
 }
 
+// places are where a meter's numbers stand in a level.
+func (s Source) places(m metering.Meter) []metering.Register {
+	if s.Meter != "" {
+		return []metering.Register{0}
+	}
+	return m.Registers()
+}
+
 func (s Source) quantity(m metering.Meter, from, to Level) metering.Quantity {
 	if s.Meter != "" {
 		return metering.Thousandths(to[0]).Sub(metering.Thousandths(from[0]))

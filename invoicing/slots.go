@@ -47,8 +47,8 @@ func (s *Segment) slots(m metering.Meter) *Slots {
 
 // Lay lays what the segment climbed by some meters over the slots of its window.
 // read are the largest registers read in each slot, by time, At being the slot's
-// end: all that the segment's levels come from, and perhaps more, which is left
-// to the next closing. A slot counts as read where any register climbed in it, so that a
+// end: all that the segment's levels of these meters come from, and perhaps more, which is left
+// to the next closing; what a meter does not follow from may be missing. A slot counts as read where any register climbed in it, so that a
 // late reading of what is billed already changes nothing. What was read before
 // the window, as only an account's first can have it, lies in its first slot.
 func (s *Segment) Lay(meters []metering.Meter, read []metering.Reading) error {
@@ -79,9 +79,11 @@ func (s *Segment) Lay(meters []metering.Meter, read []metering.Reading) error {
 		return nil
 	}
 	before := s.From
-	for i := range before {
-		if top[i] < s.To[i] {
-			before[i] = s.To[i]
+	for _, m := range meters {
+		for _, i := range s.places(m) {
+			if top[i] < s.To[i] {
+				before[i] = s.To[i]
+			}
 		}
 	}
 	if err := climb(before, metering.SlotOf(s.Window.Start.Add(1))); err != nil {

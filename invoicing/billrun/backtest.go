@@ -168,7 +168,7 @@ func (r *Run) readAll(ctx context.Context, all []*tried) error {
 		for i, x := range some {
 			tenants[i] = x.tenant
 		}
-		read, err := r.read(ctx, tenants, some[0].instants)
+		read, err := r.read(ctx, tenants, some[0].instants, nil)
 		if err != nil {
 			return err
 		}

@@ -39,7 +39,7 @@ func (r *Run) measure(ctx context.Context, s invoicedb.Standing, at time.Time) (
 	if err != nil {
 		return m, err
 	}
-	read, err := r.read(ctx, []metering.TenantID{s.Tenant}, instants)
+	read, err := r.read(ctx, []metering.TenantID{s.Tenant}, instants, billed)
 	if err != nil {
 		return m, err
 	}
@@ -92,11 +92,12 @@ type sources struct {
 	allocations map[metering.TenantID][]metering.Allocation
 }
 
-// read reads what is measured of the tenants.
-func (r *Run) read(ctx context.Context, tenants []metering.TenantID, instants []time.Time) (*sources, error) {
+// read reads what is measured of the tenants; epochs of which all is among billed
+// have no levels.
+func (r *Run) read(ctx context.Context, tenants []metering.TenantID, instants []time.Time, billed map[string]invoicing.Level) (*sources, error) {
 	s := &sources{instants: instants, epochs: map[metering.TenantID][]metering.EpochRecord{}, allocations: map[metering.TenantID][]metering.Allocation{}}
 	var err error
-	if s.levels, err = r.cfg.Readings.AtOf(ctx, tenants, instants); err != nil {
+	if s.levels, err = r.cfg.Readings.AtOf(ctx, tenants, instants, billed); err != nil {
 		return nil, err
 	}
 	// An epoch is on record before its first reading is, so after the readings

@@ -43,8 +43,9 @@ const (
 
 // Readings is where odometers are read: readingdb.Store, or a map in a test.
 type Readings interface {
-	// AtOf is R(e,t) of every epoch of the tenants at each instant, as readingdb.Store.AtOf.
-	AtOf(ctx context.Context, tenants []metering.TenantID, instants []time.Time) (map[metering.EpochID][]metering.Registers, error)
+	// AtOf is R(e,t) of the tenants' epochs at each instant, without those that are
+	// billed already, as readingdb.Store.AtOf.
+	AtOf(ctx context.Context, tenants []metering.TenantID, instants []time.Time, billed map[string]metering.Registers) (map[metering.EpochID][]metering.Registers, error)
 	// InSlots are the largest values of some registers in each slot of a window that
 	// epochs were read in, as readingdb.Store.InSlots.
 	InSlots(ctx context.Context, tenant metering.TenantID, epochs []metering.EpochID, window metering.Window, some []metering.Register) (map[metering.EpochID][]metering.Reading, error)

@@ -74,7 +74,7 @@ func (r *readings) put(tenant metering.TenantID, reading metering.Reading) {
 	r.of[reading.Epoch] = tenant
 }
 
-func (r *readings) AtOf(_ context.Context, tenants []metering.TenantID, instants []time.Time) (map[metering.EpochID][]metering.Registers, error) {
+func (r *readings) AtOf(_ context.Context, tenants []metering.TenantID, instants []time.Time, billed map[string]metering.Registers) (map[metering.EpochID][]metering.Registers, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	levels := map[metering.EpochID][]metering.Registers{}
@@ -89,6 +89,13 @@ func (r *readings) AtOf(_ context.Context, tenants []metering.TenantID, instants
 					at[i] = at[i].Join(reading.Registers)
 				}
 			}
+		}
+		last := at[len(at)-1]
+		for _, reading := range all {
+			last = last.Join(reading.Registers)
+		}
+		if level, ok := billed[string(id)]; ok && level.Join(last) == level {
+			continue
 		}
 		if at[len(at)-1] != (metering.Registers{}) {
 			levels[id] = at

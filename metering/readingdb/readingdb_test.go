@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -230,6 +231,33 @@ func TestInsertingIsAJoin(t *testing.T) {
 		got, err := s.At(t.Context(), tenant, instants)
 		if diff := cmp.Diff(want, got); err != nil || diff != "" {
 			rt.Fatalf("At: %v, -want +got:\n%s", err, diff)
+		}
+		// Beyond what is billed it is the same without the epochs that are billed.
+		billed, left := map[string]metering.Registers{}, 0
+		for _, epoch := range slices.Sorted(maps.Keys(want)) {
+			if !rapid.Bool().Draw(rt, "billed before") {
+				continue
+			}
+			billed[string(epoch)] = rapid.SampledFrom(want[epoch]).Draw(rt, "billed")
+			if billed[string(epoch)] == want[epoch][len(instants)-1] {
+				left++
+			}
+		}
+		beyond, err := s.AtOf(t.Context(), []metering.TenantID{tenant}, instants, billed)
+		if err != nil || len(beyond) != len(want)-left {
+			rt.Fatalf("AtOf: %d epochs, %v; want all but %d of %d", len(beyond), err, left, len(want))
+		}
+		for epoch, at := range want {
+			for i := range at {
+				level := billed[string(epoch)]
+				got := level
+				if beyond[epoch] != nil {
+					got = level.Join(beyond[epoch][i])
+				}
+				if got != level.Join(at[i]) {
+					rt.Fatalf("%s at %s: %v beyond what is billed, want %v", epoch, instants[i], got, level.Join(at[i]))
+				}
+			}
 		}
 		totals, err := s.Totals(t.Context(), []metering.TenantID{tenant})
 		if err != nil || len(totals) != len(want) {

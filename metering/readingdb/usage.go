@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -25,12 +26,14 @@ const (
 	atSlotsSQL = `
 SELECT epoch, arrayCount(b -> b < toUnixTimestamp(slot), {bounds:Array(Int64)}) AS n, %s
 FROM reading_slots
-WHERE tenant IN {tenants:Array(String)} AND slot <= toDateTime({last:Int64}, 'UTC')`
+WHERE tenant IN {tenants:Array(String)}%s AND slot <= toDateTime({last:Int64}, 'UTC')`
 
 	atReadingsSQL = `
 SELECT epoch, arrayCount(t -> t < toUnixTimestamp64Milli(at), {instants:Array(Int64)}) AS n, %s
 FROM readings
-WHERE tenant IN {tenants:Array(String)} AND (%s)`
+WHERE tenant IN {tenants:Array(String)}%s AND (%s)`
+
+	ofEpochsSQL = ` AND instance IN {instances:Array(String)} AND epoch IN {epochs:Array(String)}`
 
 	withinSQL = `at > fromUnixTimestamp64Milli(toInt64(%d), 'UTC') AND at <= fromUnixTimestamp64Milli(toInt64(%d), 'UTC')`
 
@@ -43,11 +46,14 @@ WHERE tenant IN {tenants:Array(String)} AND (%s)`
 // yet; an epoch without any reading up to the last instant is absent. What it
 // says of one epoch is one consistent result. At most 1000 instants.
 func (s *Store) At(ctx context.Context, tenant metering.TenantID, instants []time.Time) (map[metering.EpochID][]metering.Registers, error) {
-	return s.AtOf(ctx, []metering.TenantID{tenant}, instants)
+	return s.AtOf(ctx, []metering.TenantID{tenant}, instants, nil)
 }
 
-// AtOf is At for many tenants at once.
-func (s *Store) AtOf(ctx context.Context, tenants []metering.TenantID, instants []time.Time) (map[metering.EpochID][]metering.Registers, error) {
+// AtOf is At for many tenants at once, without the epochs, by id, of which no reading
+// is beyond what is billed already: max(R(e,t), W) is W at every t there, since
+// R(e,t) never exceeds the largest reading of all. So the work does not grow with
+// what ended and was billed.
+func (s *Store) AtOf(ctx context.Context, tenants []metering.TenantID, instants []time.Time, billed map[string]metering.Registers) (map[metering.EpochID][]metering.Registers, error) {
 	if len(instants) == 0 || len(tenants) == 0 {
 		return map[metering.EpochID][]metering.Registers{}, nil
 	}
@@ -55,7 +61,7 @@ func (s *Store) AtOf(ctx context.Context, tenants []metering.TenantID, instants 
 		return nil, fmt.Errorf("registers at %d instants: more than %d", len(instants), maxInstants)
 	}
 	at := ascending(instants)
-	levels, err := s.levels(ctx, tenants, at)
+	levels, err := s.levels(ctx, tenants, at, billed)
 	if err != nil {
 		return nil, fmt.Errorf("registers of %d tenants, %s first: %w", len(tenants), tenants[0], err)
 	}
@@ -71,10 +77,16 @@ func (s *Store) AtOf(ctx context.Context, tenants []metering.TenantID, instants 
 // levels are what counts first for each instant. From the latest reading of all
 // on, that is where an epoch stands: no slots are needed there, and at the present
 // none at all.
-func (s *Store) levels(ctx context.Context, tenants []metering.TenantID, at []int64) (map[metering.EpochID][]metering.Registers, error) {
+func (s *Store) levels(ctx context.Context, tenants []metering.TenantID, at []int64, billed map[string]metering.Registers) (map[metering.EpochID][]metering.Registers, error) {
 	totals, err := s.Totals(ctx, tenants)
 	if err != nil {
 		return nil, err
+	}
+	if len(billed) > 0 {
+		maps.DeleteFunc(totals, func(epoch metering.EpochID, t Total) bool {
+			level, ok := billed[string(epoch)]
+			return ok && level.Join(t.Registers) == level
+		})
 	}
 	latest := int64(math.MinInt64)
 	for _, t := range totals {
@@ -88,10 +100,14 @@ func (s *Store) levels(ctx context.Context, tenants []metering.TenantID, at []in
 			levels[epoch][earlier] = t.Registers
 		}
 	}
-	if earlier == 0 {
+	if earlier == 0 || len(totals) == 0 {
 		return levels, nil
 	}
-	query, args := atQuery(tenants, at[:earlier])
+	var some map[metering.EpochID]Total
+	if len(billed) > 0 {
+		some = totals
+	}
+	query, args := atQuery(tenants, some, at[:earlier])
 	var epoch string
 	var n uint32
 	row := newScanner(&epoch, &n)
@@ -129,8 +145,9 @@ func inOrder(values []metering.Registers, at []int64, instants []time.Time) []me
 }
 
 // atQuery takes slots that end at or before an instant from reading_slots, and
-// raw readings only of the slots that an instant lies inside of.
-func atQuery(tenants []metering.TenantID, at []int64) (string, []any) {
+// raw readings only of the slots that an instant lies inside of; of all the
+// tenants' epochs where some is nil.
+func atQuery(tenants []metering.TenantID, some map[metering.EpochID]Total, at []int64) (string, []any) {
 	bounds := make([]int64, len(at)) // the last slot's end at or before each instant, s since 1970
 	var inside []string
 	for i, t := range at {
@@ -140,14 +157,23 @@ func atQuery(tenants []metering.TenantID, at []int64) (string, []any) {
 			inside = append(inside, fmt.Sprintf(withinSQL, bound.UnixMilli(), t))
 		}
 	}
-	from := fmt.Sprintf(atSlotsSQL, registers)
 	args := []any{
 		clickhouse.Named("tenants", texts(tenants)),
 		clickhouse.Named("bounds", bounds),
 		clickhouse.Named("last", bounds[len(bounds)-1]),
 	}
+	of := ""
+	if some != nil {
+		var instances, epochs []string
+		for epoch, t := range some {
+			instances, epochs = append(instances, string(t.Instance)), append(epochs, string(epoch))
+		}
+		of = ofEpochsSQL
+		args = append(args, clickhouse.Named("instances", instances), clickhouse.Named("epochs", epochs))
+	}
+	from := fmt.Sprintf(atSlotsSQL, registers, of)
 	if len(inside) > 0 {
-		from += "\nUNION ALL" + fmt.Sprintf(atReadingsSQL, registers, strings.Join(inside, "\n OR "))
+		from += "\nUNION ALL" + fmt.Sprintf(atReadingsSQL, registers, of, strings.Join(inside, "\n OR "))
 		args = append(args, clickhouse.Named("instants", at))
 	}
 	return fmt.Sprintf(atSQL, maxima, from), args
