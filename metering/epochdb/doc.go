@@ -9,5 +9,6 @@
 //   - The record of an epoch never changes and is never deleted; that it is
 //     voided is a record of its own, which never changes either.
 //   - A quarantined reading is never deleted; only its state changes.
+//   - What of one host is held or waits for an operator is bounded (Quarantine).
 //   - Doing anything twice equals doing it once.
 package epochdb

@@ -11,5 +11,6 @@
 //   - A check looks at one reading, its epoch, its lease and the server's clock,
 //     never at another reading, so order, repetition and batching do not matter.
 //   - Tenant and labels come from the lease, never from the host.
-//   - One reading that fails does not keep the others from being accepted.
+//   - One reading that fails does not keep the others from being accepted, unless
+//     the quarantine has no room for it: then the whole batch stays with its host.
 package ingest

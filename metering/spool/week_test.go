@@ -77,9 +77,9 @@ func (f *fleet) growth(r metering.Register, instance int) uint64 {
 
 // outage appends rounds for so long to a spool that nothing leaves, and checks that
 // none was refused and that all that must not be lost comes out again.
-func outage(t testing.TB, instances int, length time.Duration, maxBytes int64) (st Stat) {
+func outage(t testing.TB, dir string, instances int, length time.Duration, maxBytes int64) (st Stat) {
 	t.Helper()
-	s := open(t, t.TempDir(), maxBytes)
+	s := open(t, dir, maxBytes)
 	f := newFleet(instances)
 	for range length / roundOf {
 		mustAppend(t, s, f.round()) // fails the test when it is refused
@@ -107,7 +107,7 @@ func outage(t testing.TB, instances int, length time.Duration, maxBytes int64) (
 // Hours without control plane, in a spool that would hold less than two of them in full.
 func TestOutage(t *testing.T) {
 	const instances, limit, length = 4, 512 << 10, 8 * time.Hour
-	st := outage(t, instances, length, limit)
+	st := outage(t, quickFolder(t), instances, length, limit)
 	if taken := int64(instances * length / roundOf); st.Thinned < taken/2 || st.Refused != 0 || st.Bytes > limit-limit/reserveShare {
 		t.Errorf("%+v of %d readings: want most thinned, none refused", st, taken)
 	}
@@ -119,7 +119,7 @@ func TestOutage(t *testing.T) {
 func BenchmarkWeek(b *testing.B) {
 	for b.Loop() {
 		began := time.Now()
-		st := outage(b, 100, week, 0)
+		st := outage(b, b.TempDir(), 100, week, 0)
 		if st.Bytes > DefaultMaxBytes || st.Refused > 0 || st.Thinned == 0 {
 			b.Errorf("%+v: want some thinned, and none refused", st)
 		}
