@@ -1,5 +1,6 @@
 // Package virt is the agent's hypervisor on libvirt: it makes QEMU domains of
-// instances, reads their counters, tells how they end and removes them.
+// instances, has them grow, reads their counters, tells how they end and removes
+// them, with their disks or without.
 //
 // It owns the domains that carry our metadata, and the folder of each under
 // DataDir/instances. It never touches another domain, and it never decides what
@@ -7,7 +8,8 @@
 //
 // Invariants:
 //   - A domain's name is its instance's id, its UUID follows from that id, and
-//     its metadata holds the lease and start it was last started under.
+//     its metadata holds the start it was last started under, and the lease it was
+//     last started or resized under, which changes after all else does.
 //   - Domains are persistent, so that one whose QEMU was killed is still listed,
 //     with the reason; libvirtd may die and come back at any time, guests stay.
 //   - A counter that could not be read is nil, and so are those of an interface of
