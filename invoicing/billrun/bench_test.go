@@ -4,13 +4,18 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/ClickHouse/clickhouse-go/v2"
+
+	"github.com/usance/usance/invoicing"
 	"github.com/usance/usance/invoicing/billrun"
 	"github.com/usance/usance/metering"
 	"github.com/usance/usance/metering/allocdb"
+	"github.com/usance/usance/metering/readingdb"
 	"github.com/usance/usance/metering/readingdb/readingtest"
 	"github.com/usance/usance/rating/plandb"
 )
@@ -53,9 +58,8 @@ func BenchmarkRefreshAccrued(b *testing.B) {
 }
 
 // onClickHouse is a house whose tenants have some instances each, small and large,
-// that ran for 10 hours by readings in ClickHouse, and a run on it.
-func onClickHouse(b *testing.B, tenants, each int) (*house, *billrun.Run) {
-	store := readingtest.Store(b)
+// each in one epoch, and a run on it that reads the store.
+func onClickHouse(b *testing.B, store *readingdb.Store, tenants, each int) (*house, *billrun.Run) {
 	h := newHouse(b)
 	run, err := billrun.New(billrun.Config{
 		Books: h.books, Plans: plandb.New(h.pool), Epochs: h.epochs, Allocations: allocdb.New(h.pool), Readings: store,
@@ -73,6 +77,16 @@ func onClickHouse(b *testing.B, tenants, each int) (*house, *billrun.Run) {
 		_, err := h.pool.Exec(b.Context(), statement, tenants, each)
 		h.check(err)
 	}
+	_, err = h.pool.Exec(b.Context(), `ANALYZE`)
+	h.check(err)
+	return h, run
+}
+
+// ranTenHours is onClickHouse with one reading of every instance, all of which are
+// wanted running.
+func ranTenHours(b *testing.B, tenants, each int) (*house, *billrun.Run) {
+	store := readingtest.Store(b)
+	h, run := onClickHouse(b, store, tenants, each)
 	all := &metering.Columns{}
 	when := at("2026-10-05 00:00")
 	for i := 1; i <= tenants*each; i++ {
@@ -89,12 +103,16 @@ func onClickHouse(b *testing.B, tenants, each int) (*house, *billrun.Run) {
 	return h, run
 }
 
-// BenchmarkAccruedOfInstances is the accrued cache of 10,000 instances of 1,000
-// tenants, with the query of the readings, their epochs and the books: what a
-// refresh takes. What is rebuilt from nothing are the same figures.
+// BenchmarkAccruedOfInstances is the accrued cache of 10,000 instances, with the
+// query of the readings, their epochs and the books: what a refresh takes. What is
+// rebuilt from nothing are the same figures.
 func BenchmarkAccruedOfInstances(b *testing.B) {
-	const tenants, each = 1000, 10
-	h, run := onClickHouse(b, tenants, each)
+	b.Run("1000 tenants", func(b *testing.B) { accruedOfInstances(b, 1000, 10) })
+	b.Run("10000 tenants", func(b *testing.B) { accruedOfInstances(b, 10_000, 1) })
+}
+
+func accruedOfInstances(b *testing.B, tenants, each int) {
+	h, run := ranTenHours(b, tenants, each)
 	when := at("2026-10-05 00:00")
 	figures := func() string {
 		var sum string
@@ -117,13 +135,14 @@ func BenchmarkAccruedOfInstances(b *testing.B) {
 	if strings.Count(first, "\n") != tenants-1 || strings.Contains(first, " 0") {
 		b.Fatal("some tenant owes nothing")
 	}
-	b.ReportMetric(float64(b.N)*tenants*each/b.Elapsed().Seconds(), "instances/s")
+	b.ReportMetric(float64(b.N*tenants*each)/b.Elapsed().Seconds(), "instances/s")
 }
 
-// BenchmarkBacktest tries a plan on a month of 2,000 instances of 200 tenants.
+// BenchmarkBacktest tries a plan on a month of 2,000 instances of 200 tenants, 50
+// at a time.
 func BenchmarkBacktest(b *testing.B) {
 	const tenants, each = 200, 10
-	h, run := onClickHouse(b, tenants, each)
+	h, run := ranTenHours(b, tenants, each)
 	trial := billrun.Trial{Plan: parse(b, dearer), Year: 2026, Month: time.October}
 	for b.Loop() {
 		done := 0
@@ -136,6 +155,80 @@ func BenchmarkBacktest(b *testing.B) {
 		h.want("tenants", done, tenants)
 	}
 	b.ReportMetric(float64(b.N)*tenants*each/b.Elapsed().Seconds(), "instances/s")
+}
+
+// BenchmarkMonthOf10000 rates October of 10,000 instances, with a reading an hour
+// each, under two plans, from the readings, epochs, allocations and books to what
+// each tenant pays: against the bare query for where the epochs stood at the month's
+// ends. More readings make that slower and the rest not.
+func BenchmarkMonthOf10000(b *testing.B) {
+	b.Run("100 tenants", func(b *testing.B) { monthOf10000(b, 100) })
+	b.Run("10000 tenants", func(b *testing.B) { monthOf10000(b, 10_000) })
+}
+
+// months are the databases of BenchmarkMonthOf10000 by the number of tenants, each
+// made once for all runs.
+var months = map[int]*clickhouse.Options{}
+
+// monthSQL is readings of all instances, at each hour from October 2nd on.
+const monthSQL = `
+INSERT INTO readings (tenant, instance, epoch, at, received, running_ms, vcpu_ms, cpu_ns, memory_mib_ms, net_public_tx_bytes)
+WITH intDiv(number, 744) + 1 AS i, number %% 744 + 1 AS n, toDateTime('2026-10-02 00:00:00', 'UTC') + toIntervalHour(n) AS hour
+SELECT concat('ten_', toString(i %% %[1]d + 1)), concat('ins_', toString(i)), leftPad(lower(hex(i)), 32, '0'),
+	hour, hour, n * 3600000, n * 3600000, n * 1800000000000 + intHash64(number) %% 1000000000000,
+	n * 3686400000, n * 50000000 + intHash64(number) %% 10000000
+FROM numbers(%[2]d, %[3]d)`
+
+func monthOf10000(b *testing.B, tenants int) {
+	const instances, hours, atOnce = 10_000, 744, 744_000
+	options := months[tenants]
+	if options == nil {
+		options = readingtest.Options(b)
+	}
+	store, err := readingdb.Open(b.Context(), options)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer store.Close()
+	h, run := onClickHouse(b, store, tenants, instances/tenants)
+	h.check(store.Migrate(b.Context(), ""))
+	conn, err := clickhouse.Open(options)
+	h.check(err)
+	defer conn.Close()
+	if months[tenants] == nil {
+		for made := 0; made < instances*hours; made += atOnce {
+			h.check(conn.Exec(b.Context(), fmt.Sprintf(monthSQL, tenants, made, atOnce)))
+		}
+		months[tenants] = options
+	}
+	bare := "SELECT epoch, slot > '2026-09-30 22:00:00' AS n, max(" + strings.Join(metering.RegisterNames(), "), max(") +
+		") FROM reading_slots WHERE slot <= '2026-10-31 23:00:00' GROUP BY epoch, n"
+	trial := billrun.Trial{Plan: parse(b, strings.Replace(standardPlan, "0.75 per hour", "0.80 per hour", 1)), Year: 2026, Month: time.October}
+	var ours, theirs []time.Duration
+	for b.Loop() {
+		began := time.Now()
+		page, _, err := run.Backtest(b.Context(), trial, at("2026-11-05 00:00"), "", instances)
+		ours = append(ours, time.Since(began))
+		h.check(err)
+		h.want("tenants", len(page.ByTenant), tenants)
+		if running := slices.IndexFunc(page.ByMeter, func(c invoicing.Compared) bool { return c.Name == string(metering.InstanceRunning) }); running < 0 ||
+			page.ByMeter[running].Before.Minor != instances/2*719*(75+225) {
+			b.Fatalf("%+v of 719 hours", page.ByMeter)
+		}
+		began = time.Now()
+		rows, err := conn.Query(b.Context(), bare)
+		h.check(err)
+		for rows.Next() {
+		}
+		h.check(rows.Err())
+		rows.Close()
+		theirs = append(theirs, time.Since(began))
+	}
+	slices.Sort(ours)
+	slices.Sort(theirs)
+	b.ReportMetric(ours[len(ours)/2].Seconds()/theirs[len(theirs)/2].Seconds(), "of-query")
+	b.ReportMetric(ours[len(ours)/2].Seconds()*1000, "ms-ours")
+	b.ReportMetric(0, "ns/op")
 }
 
 // BenchmarkOnce closes a month of 500 tenants, with an invoice each.

@@ -21,15 +21,16 @@ const maxInstants = 1000
 
 // Each row counts for the first instant it lies at or before, n counted from 0;
 // what it counts for later ones follows by taking maxima from left to right. So
-// every row is read once, however many instants there are.
+// every row is read once, however many instants there are. n is found from the last
+// bound before the row.
 const (
 	atSlotsSQL = `
-SELECT epoch, arrayCount(b -> b < toUnixTimestamp(slot), {bounds:Array(Int64)}) AS n, %s
+SELECT epoch, transform(roundDown(toInt64(toUnixTimestamp(slot)) - 1, {bounds:Array(Int64)}), {bounds:Array(Int64)}, {bound_n:Array(UInt32)}, toUInt32(0)) AS n, %s
 FROM reading_slots
 WHERE tenant IN {tenants:Array(String)}%s AND slot <= toDateTime({last:Int64}, 'UTC')`
 
 	atReadingsSQL = `
-SELECT epoch, arrayCount(t -> t < toUnixTimestamp64Milli(at), {instants:Array(Int64)}) AS n, %s
+SELECT epoch, transform(roundDown(toUnixTimestamp64Milli(at) - 1, {instants:Array(Int64)}), {instants:Array(Int64)}, {instant_n:Array(UInt32)}, toUInt32(0)) AS n, %s
 FROM readings
 WHERE tenant IN {tenants:Array(String)}%s AND (%s)`
 
@@ -157,10 +158,13 @@ func atQuery(tenants []metering.TenantID, some map[metering.EpochID]Total, at []
 			inside = append(inside, fmt.Sprintf(withinSQL, bound.UnixMilli(), t))
 		}
 	}
+	last := bounds[len(bounds)-1]
+	bounds, boundN := places(bounds)
 	args := []any{
 		clickhouse.Named("tenants", texts(tenants)),
 		clickhouse.Named("bounds", bounds),
-		clickhouse.Named("last", bounds[len(bounds)-1]),
+		clickhouse.Named("bound_n", boundN),
+		clickhouse.Named("last", last),
 	}
 	of := ""
 	if some != nil {
@@ -174,9 +178,23 @@ func atQuery(tenants []metering.TenantID, some map[metering.EpochID]Total, at []
 	from := fmt.Sprintf(atSlotsSQL, registers, of)
 	if len(inside) > 0 {
 		from += "\nUNION ALL" + fmt.Sprintf(atReadingsSQL, registers, of, strings.Join(inside, "\n OR "))
-		args = append(args, clickhouse.Named("instants", at))
+		instants, instantN := places(at)
+		args = append(args, clickhouse.Named("instants", instants), clickhouse.Named("instant_n", instantN))
 	}
 	return fmt.Sprintf(atSQL, maxima, from), args
+}
+
+// places are the given bounds, each once, after one before all times, and how many
+// of those given lie at or before each.
+func places(ascending []int64) (bounds []int64, n []uint32) {
+	bounds, n = []int64{-1}, []uint32{0}
+	for i, bound := range ascending {
+		if bound != bounds[len(bounds)-1] {
+			bounds, n = append(bounds, bound), append(n, 0)
+		}
+		n[len(n)-1] = uint32(i + 1)
+	}
+	return bounds, n
 }
 
 // Slot is the largest value of each register of one epoch within one slot.
