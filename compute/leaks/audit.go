@@ -39,7 +39,7 @@ const (
 // of a day.
 func (r *Run) Audit(ctx context.Context, now time.Time) error {
 	last := now.UTC().Add(-settled).Truncate(dayLength).Add(-dayLength)
-	days, err := r.Compute.Unaudited(ctx, last, maxDays)
+	days, err := r.unaudited(ctx, last)
 	if err != nil || len(days) == 0 {
 		return err
 	}
@@ -58,6 +58,19 @@ func (r *Run) Audit(ctx context.Context, now time.Time) error {
 		}
 	}
 	return nil
+}
+
+// unaudited are the days up to last that were not audited yet and may have readings.
+func (r *Run) unaudited(ctx context.Context, last time.Time) ([]time.Time, error) {
+	days, err := r.Compute.Unaudited(ctx, last, maxDays)
+	if err != nil || len(days) == 0 {
+		return nil, err
+	}
+	first, ok, err := r.Epochs.FirstOpened(ctx)
+	if err != nil || !ok {
+		return nil, err
+	}
+	return slices.DeleteFunc(days, func(day time.Time) bool { return !first.Before(day.Add(dayLength)) }), nil
 }
 
 // differing are up to maxDays days that have open differences.

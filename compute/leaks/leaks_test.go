@@ -264,6 +264,11 @@ func TestAudit(t *testing.T) {
 		b.must(b.run.Audit(b.Context(), b.now))
 		return b.leaks(true)
 	}
+	if all := audit(0); len(all) != 0 {
+		t.Fatalf("before any epoch is known: %+v", all)
+	}
+	b.must(b.epochs.Register(b.Context(), []metering.EpochRecord{{Tenant: tenant, Host: b.host,
+		Epoch: metering.Epoch{ID: epochOf(id), Instance: id, Lease: 1, Start: 1, Opened: day}}}))
 	b.breakIt(`ALTER TABLE reading_slots DELETE WHERE slot > toDateTime('` + day.Add(5*time.Minute).Format(time.DateTime) + `', 'UTC') SETTINGS mutations_sync = 1`)
 	all := audit(0)
 	if len(all) != 2 || all[0].Kind != compute.LeakGap || !all[0].Since.Equal(day.Add(100*time.Second)) ||

@@ -140,6 +140,19 @@ func (s *Store) OfHost(ctx context.Context, host metering.HostID, limit int) ([]
 	return epochs, nil
 }
 
+// FirstOpened is when the first of all epochs opened: no reading is earlier. ok is
+// false when there is no epoch.
+func (s *Store) FirstOpened(ctx context.Context) (at time.Time, ok bool, err error) {
+	var first *time.Time
+	if err := s.pool.QueryRow(ctx, `SELECT min(opened_at) FROM epochs`).Scan(&first); err != nil {
+		return at, false, fmt.Errorf("first epoch: %w", err)
+	}
+	if first == nil {
+		return at, false, nil
+	}
+	return first.UTC(), true, nil
+}
+
 const pageSQL = selectSQL + `WHERE e.id > $1 ORDER BY e.id LIMIT $2`
 
 // Page returns the next limit epochs of all tenants by id, after the given one;

@@ -45,6 +45,9 @@ func record(n int, tenant metering.TenantID, host metering.HostID) metering.Epoc
 func TestRegisterAndRead(t *testing.T) {
 	s := epochdb.New(sqltest.Postgres(t))
 	a, b, c := record(1, "ten_a", "hst_a"), record(2, "ten_a", "hst_b"), record(3, "ten_b", "hst_b")
+	if at, ok, err := s.FirstOpened(t.Context()); ok || err != nil {
+		t.Errorf("the first of no epochs opened at %s, %v", at, err)
+	}
 	for range 2 { // the second time is harmless
 		for _, epochs := range [][]metering.EpochRecord{{c, a, a}, {b}, nil} {
 			if err := s.Register(t.Context(), epochs); err != nil {
@@ -53,6 +56,9 @@ func TestRegisterAndRead(t *testing.T) {
 		}
 	}
 
+	if at, ok, err := s.FirstOpened(t.Context()); !ok || err != nil || !at.Equal(a.Opened) {
+		t.Errorf("the first opened at %s, %v, want %s", at, err, a.Opened)
+	}
 	known, err := s.Known(t.Context(), []metering.EpochID{a.ID, c.ID, record(9, "", "").ID})
 	if err != nil {
 		t.Fatal(err)
