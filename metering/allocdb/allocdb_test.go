@@ -21,7 +21,7 @@ var noon = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 func volume() metering.Allocation {
 	return metering.Allocation{
 		ID: metering.NewID(metering.PrefixAllocation), Tenant: "ten_a", Resource: "vol_a", Meter: metering.VolumeAllocated,
-		Labels: metering.Labels{Flavor: "ssd", Image: "i", Region: "eu", HostClass: "c"}, Amount: 10240, Start: noon,
+		Labels: metering.Labels{Flavor: "ssd", Image: "i", Region: "eu", HostClass: "c", Created: "2026-11-01T11:59:58Z"}, Amount: 10240, Start: noon,
 	}
 }
 
@@ -82,6 +82,25 @@ func TestOpenAndCloseTwice(t *testing.T) {
 	again.End = time.Time{}
 	mustOpen(t, pool, again)
 	want(t, pool, ever, a)
+}
+
+// What is held from before it was known when resources were created stays unknown.
+func TestOpenOfBeforeCreationWasKnown(t *testing.T) {
+	pool := sqltest.Postgres(t)
+	held := volume()
+	held.Labels.Created = ""
+	mustOpen(t, pool, held)
+	again := volume()
+	mustOpen(t, pool, again)
+	want(t, pool, ever, held)
+	closeAt(t, pool, held, noon.Add(time.Hour))
+	again.Start = noon.Add(time.Hour)
+	mustOpen(t, pool, again)
+	other := again
+	other.ID, other.Labels.Created = metering.NewID(metering.PrefixAllocation), "2026-11-01T12:00:00Z"
+	if err := open(t, pool, other); !errors.Is(err, allocdb.ErrOpen) {
+		t.Errorf("another resource under its id: err = %v, want ErrOpen", err)
+	}
 }
 
 func TestResizeIsCloseAndOpen(t *testing.T) {

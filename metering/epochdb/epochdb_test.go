@@ -38,7 +38,7 @@ func record(n int, tenant metering.TenantID, host metering.HostID) metering.Epoc
 		},
 		Tenant: tenant,
 		Host:   host,
-		Labels: metering.Labels{Flavor: "small", Image: "debian", Region: "eu", HostClass: "epyc"},
+		Labels: metering.Labels{Flavor: "small", Image: "debian", Region: "eu", HostClass: "epyc", Created: "2026-10-31T09:59:59Z"},
 	}
 }
 
@@ -119,6 +119,24 @@ func TestRegisterRefusesAnotherRecord(t *testing.T) {
 	}
 	if diff := cmp.Diff([]metering.EpochRecord{kept}, all); diff != "" {
 		t.Errorf("after the refusals, -want +got:\n%s", diff)
+	}
+}
+
+// What is here from before it was known when resources were created stays
+// unknown, and is no other record.
+func TestRegisterOfBeforeCreationWasKnown(t *testing.T) {
+	s := epochdb.New(sqltest.Postgres(t))
+	kept := record(1, "ten_a", "hst_a")
+	kept.Labels.Created = ""
+	again := record(1, "ten_a", "hst_a")
+	for _, e := range []metering.EpochRecord{kept, again} {
+		if err := s.Register(t.Context(), []metering.EpochRecord{e}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	known, err := s.Known(t.Context(), []metering.EpochID{kept.ID})
+	if err != nil || known[kept.ID] != kept {
+		t.Errorf("got %+v, %v", known, err)
 	}
 }
 
