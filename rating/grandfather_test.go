@@ -109,3 +109,45 @@ func TestGrandfatherRefuses(t *testing.T) {
 		}
 	}
 }
+
+// TestGrandfatherPreview: what is planned is new, and costs what it costs under
+// the newer version alone; what is agreed with a tenant is grandfathered too.
+func TestGrandfatherPreview(t *testing.T) {
+	newer := mustParse(t, versions[2])
+	joined, err := newer.Grandfather(mustParse(t, versions[1]), november.Start)
+	if err != nil {
+		t.Fatal(err)
+	}
+	planned := rating.Planned{Running: rating.Always}
+	got, err := joined.Preview(november, planned)
+	want, err2 := newer.Preview(november, planned)
+	if err != nil || err2 != nil || got.Month != want.Month || got.Hour.Cmp(want.Hour) != 0 || got.Month.String() != "28.80" {
+		t.Errorf("%v %v, want %v %v", got, err, want, err2)
+	}
+	const agreed = "\ntenants: {ten_00000000000000001: {rates: [{id: running, meter: instance.running, price: 0.001 per hour}]}}\n"
+	joined, err = newer.Grandfather(mustParse(t, versions[1]+agreed), november.Start)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := rating.Planned{Running: rating.Always, Labels: metering.Labels{Created: "2026-09-01T00:00:00Z"}}
+	for tenant, want := range map[metering.TenantID]string{"ten_00000000000000001": "3.00", "ten_00000000000000002": "14.25"} { // nights are 0.015
+		if v, err := joined.ForTenant(tenant).Preview(november, old); err != nil || v.Month.String() != want {
+			t.Errorf("%s: %v %v, want %s", tenant, v.Month, err, want)
+		}
+	}
+	if len(newer.Tenants) != 0 || newer.Rates[0].Where.CreatedFrom != "" {
+		t.Error("the plan was changed")
+	}
+}
+
+// TestGrandfatherInWords: what a diff says of it.
+func TestGrandfatherInWords(t *testing.T) {
+	plain := mustParse(t, strings.Replace(versions[2], "grandfathered: {until: 2027-03-01}\n", "", 1))
+	for _, c := range rating.Diff(plain, mustParse(t, versions[2])) {
+		if got, want := c.String(), "grandfathered: none → resources created before 2026-10-01, in periods that begin before 2027-03-01"; got != want {
+			t.Errorf("%s\nwant %s", got, want)
+		}
+		return
+	}
+	t.Error("no difference")
+}

@@ -35,7 +35,7 @@ func plans() *rapid.Generator[*rating.Plan] {
 			source += fmt.Sprintf("  - {id: %s, meter: instance.running, where: {flavor: %[1]s}, price: %s%s%s%s%s}\n", flavor,
 				pick("price", "0.0119 per hour", "7 per month", "0.000000001 per s", "0.1 per month(730 h)"),
 				pick("minimum", "", ", minimum: 60 s"), pick("granularity", "", ", granularity: 1 h", ", granularity: 7 s"),
-				pick("cap", "", ", cap: 3.5 per month", ", cap: 300 h"), pick("resize", "", ", on_resize: restart"))
+				pick("cap", "", ", cap: 3.5 per month", ", cap: 300 h", ", cap: 5 per month per tenant", ", cap: [3.5 per month, 500 h per tenant]"), pick("resize", "", ", on_resize: restart"))
 		}
 		if rapid.Bool().Draw(t, "night") {
 			source += "  - {id: night, meter: instance.running, where: {flavor: small, time: night}, price: 0.003 per hour}\n"
@@ -43,7 +43,7 @@ func plans() *rapid.Generator[*rating.Plan] {
 		source += fmt.Sprintf("  - {id: egress, meter: network.public.tx, %s%s%s}\n",
 			pick("tiers", "price: 0.01 per GiB", "steps: [{up to: 20 GB, price: 0.02 per GB}, {up to: 100 GB, price: 0.01 per GB}, {price: 0.05 per GB}]",
 				"tiers: volume, steps: [{up to: 20 GB, price: 0.02 per GB}, {price: 0.01 per GB}]", "tiers: package, price: 0.3 per 7 GB"),
-			pick("pool", "", ", pool: tenant"),
+			pick("pool", "", ", pool: tenant", ", pool: region"),
 			pick("included", "", ", included: 10 GB", ", included: 30 GB per instance-month", ", included: 5 GB per resource"))
 		source += "rounding: " + pick("rounding", "half-away", "half-even", "up", "down") + "\n"
 		plan, _, err := planfile.Parse("drawn", []byte(source))
@@ -61,8 +61,9 @@ func usages() *rapid.Generator[[]metering.Usage] {
 		u := metering.Usage{
 			Resource: metering.ResourceID(rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "resource")),
 			Window:   metering.Window{Start: november.Start.Add(time.Duration(hour) * time.Hour), End: november.Start.Add(time.Duration(hour+1) * time.Hour)},
-			Labels:   metering.Labels{Flavor: rapid.SampledFrom([]string{"small", "small", "medium", "none"}).Draw(t, "flavor")},
-			Start:    rapid.SampledFrom([]string{"", "1", "2"}).Draw(t, "start"),
+			Labels: metering.Labels{Flavor: rapid.SampledFrom([]string{"small", "small", "medium", "none"}).Draw(t, "flavor"),
+				Region: rapid.SampledFrom([]string{"", "eu", "us"}).Draw(t, "region")},
+			Start: rapid.SampledFrom([]string{"", "1", "2"}).Draw(t, "start"),
 		}
 		if rapid.Bool().Draw(t, "traffic") {
 			u.Meter, u.Quantity = metering.NetworkPublicTx, metering.Thousandths(rapid.Uint64Range(0, 60_000_000_000_000).Draw(t, "bytes"))
@@ -193,7 +194,7 @@ func TestCapped(t *testing.T) {
 		open := *plan
 		open.Rates = nil
 		for _, r := range plan.Rates {
-			r.Cap = rating.Cap{}
+			r.Cap, r.TenantCap = rating.Cap{}, rating.Cap{}
 			open.Rates = append(open.Rates, r)
 		}
 		capped, _ := mustState(t, plan, usage)
@@ -206,6 +207,74 @@ func TestCapped(t *testing.T) {
 			if allowance.Sign() < 0 || c.Exact.Sign() < 0 || c.Exact.Add(allowance).Cmp(uncapped.Charges[i].Exact) != 0 {
 				t.Fatalf("%s: %s and allowance %s against %s", c.Rate.ID, c.Exact.Text(), allowance.Text(), uncapped.Charges[i].Exact.Text())
 			}
+		}
+	})
+}
+
+// TestTenantCap: all resources of a rate together cost what they cost without the
+// tenant's cap, or the cap; each its part.
+func TestTenantCap(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		plan, usage := plans().Draw(t, "plan"), usages().Draw(t, "usage")
+		open := *plan
+		open.Rates = nil
+		for _, r := range plan.Rates {
+			r.TenantCap = rating.Cap{}
+			open.Rates = append(open.Rates, r)
+		}
+		capped, _ := mustState(t, plan, usage)
+		uncapped, _ := mustState(t, &open, usage)
+		for i := range plan.Rates {
+			c := &plan.Rates[i].TenantCap
+			if !c.Set || c.Nano == 0 {
+				continue
+			}
+			without, with := total(uncapped, &open.Rates[i]), total(capped, &plan.Rates[i])
+			if want := without.Min(money.Frac(c.Nano, 1_000_000_000)); with.Cmp(want) != 0 {
+				t.Fatalf("%s: %s of %s, want %s", plan.Rates[i].ID, with.Text(), without.Text(), want.Text())
+			}
+			for k, charge := range capped.Charges {
+				if charge.Rate == &plan.Rates[i] && charge.Exact.Mul(without).Cmp(uncapped.Charges[k].Exact.Mul(with)) != 0 {
+					t.Fatalf("%s of %s: %s of %s is not its part", charge.Resource, charge.Rate.ID, charge.Exact.Text(), uncapped.Charges[k].Exact.Text())
+				}
+			}
+		}
+	})
+}
+
+// TestSustained: machines that run in turns cost what one costs, at once what so
+// many cost, and more use never less.
+func TestSustained(t *testing.T) {
+	plan := mustParse(t, "plan: p\ncurrency: EUR\nrates:\n  - {id: r, meter: instance.running, pool: region, tiers: sustained, steps: [{up to: 0.25 month, price: 0.04 per hour}, {up to: 0.5 month, price: 0.03 per hour}, {price: 0.01 per hour}]}\n")
+	rapid.Check(t, func(t *rapid.T) {
+		hour := func(vm, at int) metering.Usage {
+			w := metering.Window{Start: november.Start.Add(time.Duration(at) * time.Hour), End: november.Start.Add(time.Duration(at+1) * time.Hour)}
+			return metering.Usage{Resource: metering.ResourceID(fmt.Sprint(vm)), Meter: metering.InstanceRunning, Window: w, Quantity: metering.Thousandths(3_600_000)}
+		}
+		cost := func(usage []metering.Usage) money.Fraction {
+			result, err := plan.Rate(november, usage)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return total(result, &plan.Rates[0])
+		}
+		hours, n := rapid.IntRange(1, 720).Draw(t, "hours"), rapid.IntRange(1, 4).Draw(t, "machines")
+		var one, turns, atOnce, more []metering.Usage
+		for at := range hours {
+			one, turns = append(one, hour(0, at)), append(turns, hour(at%n, at))
+			for vm := range n {
+				atOnce = append(atOnce, hour(vm, at))
+			}
+		}
+		more = append(one, hour(1, rapid.IntRange(0, 719).Draw(t, "more")))
+		if a, b := cost(one), cost(turns); a.Cmp(b) != 0 {
+			t.Fatalf("%d h cost %s of one machine and %s in turns", hours, a.Text(), b.Text())
+		}
+		if a, b := cost(one).Mul(money.Frac(int64(n), 1)), cost(atOnce); a.Cmp(b) != 0 {
+			t.Fatalf("%d machines cost %s and should cost %s", n, b.Text(), a.Text())
+		}
+		if a, b := cost(one), cost(more); a.Cmp(b) >= 0 {
+			t.Fatalf("an hour more makes %s of %s", b.Text(), a.Text())
 		}
 	})
 }

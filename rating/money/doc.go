@@ -9,5 +9,5 @@
 //   - An Amount is whole minor units of one currency; two currencies never add.
 //   - A Fraction is exact, however large: 128 bits carry the usual case, big
 //     integers the rest. It never wraps and is never refused.
-//   - Parts made by Shares and Allocate always sum to their whole.
+//   - Parts made by Shares always sum to their whole.
 package money

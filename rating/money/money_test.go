@@ -5,7 +5,6 @@ import (
 	"math"
 	"math/big"
 	"slices"
-	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -283,38 +282,6 @@ func TestSharesSumToTheWhole(t *testing.T) {
 			t.Fatalf("shares %v sum to %d of %d", shares, sum, whole.Minor)
 		}
 	})
-}
-
-func TestAllocate(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		whole := Amount{rapid.Int64().Draw(t, "whole"), "EUR"}
-		var weights []Fraction
-		for _, w := range rapid.SliceOfN(rapid.Int64Range(0, 1000), 1, 9).Draw(t, "weights") {
-			weights = append(weights, Frac(w, 7))
-		}
-		shares, err := Allocate(whole, weights)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var sum Amount
-		for _, s := range shares {
-			if sum, err = sum.Add(s); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if sum.Minor != whole.Minor {
-			t.Fatalf("%v of %v sum to %v", shares, whole, sum)
-		}
-	})
-	if got, err := Allocate(Amount{5, "EUR"}, []Fraction{{}, {}}); err != nil || got[0].Minor != 3 || got[1].Minor != 2 {
-		t.Errorf("weights of nothing: %v, %v", got, err)
-	}
-	if _, err := Allocate(Amount{5, "EUR"}, nil); err == nil || !strings.Contains(err.Error(), "no weights") {
-		t.Errorf("no weights: %v", err)
-	}
-	if _, err := Allocate(Amount{5, "EUR"}, []Fraction{Frac(-1, 2)}); err == nil {
-		t.Error("a negative weight is taken")
-	}
 }
 
 func FuzzParse(f *testing.F) {

@@ -132,9 +132,6 @@ func (s Sum) String() string {
 	return decimal(s.minor.String(), s.Currency)
 }
 
-// MarshalText is String, so that JSON carries sums as decimal strings.
-func (s Sum) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
-
 // Shares rounds the sum of the exact parts once and splits it again: each part
 // gets its floor, and what is left goes in single minor units to the largest
 // remainders, the earlier part first where two are equal. The shares sum to
@@ -229,32 +226,6 @@ func SumShares(parts []Fraction, currency Currency, mode Rounding) (whole Sum, s
 	}
 	whole = sum.round(currency, mode)
 	return whole, spread(whole, parts)
-}
-
-// Allocate splits an amount in proportion to weights that are not negative, by
-// largest remainder, the earlier weight first where two are equal. Weights of
-// nothing share equally. The parts always sum to the whole.
-func Allocate(whole Amount, weights []Fraction) ([]Amount, error) {
-	if len(weights) == 0 {
-		return nil, fmt.Errorf("allocate %s %s: no weights", whole, whole.Currency)
-	}
-	sum := new(big.Rat)
-	for _, w := range weights {
-		if w.Sign() < 0 {
-			return nil, fmt.Errorf("allocate %s %s: weight %s is negative", whole, whole.Currency, w.Text())
-		}
-		sum.Add(sum, w.Rat())
-	}
-	total := whole.Fraction().Rat()
-	parts := make([]Fraction, len(weights))
-	for i, w := range weights {
-		part := big.NewRat(1, int64(len(weights)))
-		if sum.Sign() > 0 {
-			part.Quo(w.Rat(), sum)
-		}
-		parts[i] = Fraction{large: part.Mul(part, total)}
-	}
-	return amounts(spread(Sum{big.NewInt(whole.Minor), whole.Currency}, parts))
 }
 
 // spread splits whole, which is the sum of parts but for less than a minor
