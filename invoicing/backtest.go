@@ -82,10 +82,33 @@ func (b *Backtest) Add(tenant metering.TenantID, before, after Rated, usage []me
 		}
 		b.leaks(tenant, side.name, bill.Unrated)
 	}
-	b.ByTenant = append(b.ByTenant, row)
-	var err error
-	if b.Before, err = b.Before.Add(row.Before); err == nil {
-		b.After, err = b.After.Add(row.After)
+	return b.Join(&Backtest{Before: row.Before, After: row.After, ByTenant: []Compared{row}})
+}
+
+// Join adds the tenants of another backtest in the same currency, after those there are.
+func (b *Backtest) Join(o *Backtest) error {
+	for _, lists := range []struct {
+		to   *[]Compared
+		from []Compared
+	}{{&b.ByFlavor, o.ByFlavor}, {&b.ByMeter, o.ByMeter}} {
+		for _, c := range lists.from {
+			if err := b.row(lists.to, c.Name).add(c); err != nil {
+				return err
+			}
+		}
+	}
+	sum := Compared{Before: b.Before, After: b.After}
+	if err := sum.add(Compared{Before: o.Before, After: o.After}); err != nil {
+		return err
+	}
+	b.Before, b.After = sum.Before, sum.After
+	b.ByTenant, b.Unrated, b.Skipped = append(b.ByTenant, o.ByTenant...), append(b.Unrated, o.Unrated...), append(b.Skipped, o.Skipped...)
+	return nil
+}
+
+func (c *Compared) add(o Compared) (err error) {
+	if c.Before, err = c.Before.Add(o.Before); err == nil {
+		c.After, err = c.After.Add(o.After)
 	}
 	return err
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/usance/usance/invoicing"
@@ -91,12 +93,36 @@ func (r *Run) tryAll(ctx context.Context, t Trial, b *invoicing.Backtest, page [
 	if err := r.readAll(ctx, all); err != nil {
 		return err
 	}
-	for _, x := range all {
-		usage, err := r.usage(ctx, x)
-		if err != nil {
-			return err
-		}
-		if err := b.Add(x.tenant, x.before, x.after, usage); err != nil {
+	return r.rateAll(ctx, b, all)
+}
+
+// rateAll adds the tenants, some on each processor.
+func (r *Run) rateAll(ctx context.Context, b *invoicing.Backtest, all []*tried) error {
+	each := max(1, (len(all)+runtime.GOMAXPROCS(0)-1)/runtime.GOMAXPROCS(0))
+	chunks := slices.Collect(slices.Chunk(all, each))
+	parts, errs := make([]invoicing.Backtest, len(chunks)), make([]error, len(chunks))
+	var workers sync.WaitGroup
+	for i, chunk := range chunks {
+		parts[i] = invoicing.Backtest{Currency: b.Currency, Before: money.Amount{Currency: b.Currency}, After: money.Amount{Currency: b.Currency}}
+		workers.Go(func() {
+			for _, x := range chunk {
+				usage, err := r.usage(ctx, x)
+				if err == nil {
+					err = parts[i].Add(x.tenant, x.before, x.after, usage)
+				}
+				if err != nil {
+					errs[i] = err
+					return
+				}
+			}
+		})
+	}
+	workers.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	for i := range parts {
+		if err := b.Join(&parts[i]); err != nil {
 			return err
 		}
 	}
