@@ -287,7 +287,11 @@ func (h *house) audit(tenants ...metering.TenantID) {
 		SELECT coalesce((SELECT sum(amount) FROM postings WHERE account LIKE 'receivable:%'), 0)
 		     - coalesce((SELECT sum(gross - promotional - prepaid) FROM invoices), 0)`), 0)
 	h.want("credit used beyond what invoices say", h.count(`
-		SELECT coalesce((SELECT sum(amount) FROM promo_uses), 0) - coalesce((SELECT sum(promotional) FROM invoices), 0)`), 0)
+		SELECT coalesce((SELECT sum(u.amount) FROM promo_uses u JOIN entries e ON e.id = u.entry AND e.kind <> 'expiry'), 0)
+		     - coalesce((SELECT sum(promotional) FROM invoices), 0)`), 0)
+	h.want("promotional credit on the books beyond what is left of grants", h.count(`
+		SELECT coalesce((SELECT -sum(amount) FROM postings WHERE account LIKE 'promo:%'), 0) - coalesce((SELECT sum(amount) FROM promo_grants), 0)
+		     + coalesce((SELECT sum(amount) FROM promo_uses), 0)`), 0)
 	h.want("jobs", h.count(`SELECT count(*) FROM river_job WHERE kind = 'invoice_issued'`), h.count(`SELECT count(*) FROM invoices`))
 	rows, err := h.pool.Query(ctx, `SELECT number FROM invoices WHERE $1::text[] IS NULL OR tenant = ANY ($1) ORDER BY ordinal`, tenants)
 	h.check(err)
@@ -486,6 +490,7 @@ func TestCreditPays(t *testing.T) {
 	e := h.epoch(ten, "ins_1", 1, "small")
 	h.read(ten, e, "2026-10-05 00:00", 240, 0)
 	i := h.cut(ten, "2026-10-10 00:00")
+	h.want("expired by the cut", h.count(`SELECT sum(amount) FROM postings WHERE account = 'promo:ten_1' AND amount = 900`), 900)
 	h.want("first invoice", []any{i.Gross, i.Promotional, i.Prepaid, i.Due()}, "[3.00 3.00 0.00 0.00]")
 	c, err := h.books.Credit(ctx, nil, ten, at("2026-10-10 00:00"))
 	h.check(err)
@@ -495,6 +500,7 @@ func TestCreditPays(t *testing.T) {
 	h.want("second invoice", []any{i.Gross, i.Promotional, i.Prepaid, i.Due()}, "[7.50 4.00 1.00 2.50]")
 	c, err = h.books.Credit(ctx, nil, ten, at("2026-10-20 00:00"))
 	h.check(err)
+	h.want("expiries", h.count(`SELECT count(*) FROM entries WHERE kind = 'expiry'`), 1) // the others are used up, or good for ever
 	h.want("what is owed", []any{c.Promotional, c.Prepaid, c.Unpaid, c.Available}, "[0.00 0.00 2.50 -2.50]")
 	h.audit()
 }

@@ -38,7 +38,8 @@ ON CONFLICT (series) DO UPDATE SET next = s.next + 1
 RETURNING next - 1`
 
 // Close records a closing: its segments, and the invoice when there is one,
-// which gets its id, number and credit here. All of it is one transaction. The
+// which gets its id, number and credit here; promotional credit that comes too late
+// from now on expires. All of it is one transaction. The
 // error wraps ErrConflict when the closing does not follow the tenant's last, or
 // when a version of its plan was published that it does not know: so no version
 // changes what is billed already.
@@ -56,11 +57,13 @@ func (s *Store) Close(ctx context.Context, c invoicing.Closing, segments []invoi
 		if err := insertClosing(ctx, tx, c, segments); err != nil {
 			return err
 		}
-		if invoice == nil {
-			return nil
+		if invoice != nil {
+			issued = *invoice
+			if err := s.issue(ctx, tx, &issued); err != nil {
+				return err
+			}
 		}
-		issued = *invoice
-		return s.issue(ctx, tx, &issued)
+		return expireCredit(ctx, tx, c)
 	})
 	if err != nil {
 		return fmt.Errorf("closing %d of %s, cut at %s: %w", c.Seq, c.Tenant, c.Cut.UTC(), err)

@@ -158,6 +158,44 @@ func planCredit(ctx context.Context, tx pgx.Tx, i *invoicing.Invoice) ([]use, er
 	return uses, nil
 }
 
+const expiredSQL = `
+SELECT g.entry, e.reference, a.currency, g.amount - coalesce((SELECT sum(amount) FROM promo_uses WHERE grant_entry = g.entry), 0)::bigint
+FROM promo_grants g JOIN entries e ON e.id = g.entry JOIN accounts a ON a.tenant = g.tenant
+WHERE g.tenant = $1 AND g.expires <= $2
+ORDER BY g.entry`
+
+// expireCredit books what is left of promotional credit that was good up to a
+// closing's cut at most: every later cut comes too late for it. The caller holds
+// the account's row.
+func expireCredit(ctx context.Context, tx pgx.Tx, c invoicing.Closing) error {
+	type left struct {
+		Grant     int64
+		Reference string
+		Currency  money.Currency
+		Minor     int64
+	}
+	rows, _ := tx.Query(ctx, expiredSQL, c.Tenant, c.Cut.UTC())
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[left])
+	if err != nil {
+		return fmt.Errorf("expired credit: %w", err)
+	}
+	for _, l := range all {
+		if l.Minor == 0 {
+			continue
+		}
+		amount := money.Amount{Minor: l.Minor, Currency: l.Currency}
+		entry, _, err := post(ctx, tx, ledger.Entry{Tenant: c.Tenant, Kind: ledger.KindExpiry, At: c.Closed, Reference: l.Reference, Key: fmt.Sprintf("expiry:%d", l.Grant),
+			Postings: []ledger.Posting{{Account: ledger.Promo(c.Tenant), Amount: amount}, {Account: ledger.PromoExpense, Amount: amount.Neg()}}})
+		if err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, insertUsesSQL, entry, []int64{l.Grant}, []int64{l.Minor}); err != nil {
+			return fmt.Errorf("expire promotional credit %q: %w", l.Reference, err)
+		}
+	}
+	return nil
+}
+
 const insertUsesSQL = `
 INSERT INTO promo_uses (grant_entry, entry, amount)
 SELECT grant_entry, $1, amount FROM unnest($2::bigint[], $3::bigint[]) AS u (grant_entry, amount)`

@@ -50,6 +50,7 @@ const (
 	KindCredit  Kind = "credit"  // promotional and prepaid credit paid an invoice
 	KindPromo   Kind = "promo"   // promotional credit was granted
 	KindTopUp   Kind = "top-up"  // the tenant paid ahead
+	KindExpiry  Kind = "expiry"  // promotional credit was not used in time
 )
 
 // Entry is one balanced bookkeeping event of one tenant.
