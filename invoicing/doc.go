@@ -20,6 +20,19 @@
 // Segments are the closing readings; they are stored and never change, those of one odometer
 // join end to end, and everything billed is a function of them.
 //
+// A period has as many parts as plans are in force in it (Rated): the version that
+// it began under, as its first closing fixed it, and each version that took effect
+// within, also one published after that closing. Segments are split where a part
+// begins, as they are where a time class does, so late usage falls under the part
+// that its instant lies in; one that was billed as a whole before the later part was
+// published lies before it, since no version takes effect before a cut. The
+// first part's lines keep their keys, others are named after their beginning, so
+// nothing moves when a part is added. A closing records the newest version that it knew.
+//
+// Where a rate bills by slots (a percentile), a segment also says how its climb lies
+// in slots (Slots). That is a difference like all others: what two closings billed of a
+// slot adds up, and a slot counts as measured when anything climbed in it.
+//
 // Money is a difference too. For a period, rating's F gives each line (by key)
 // its amount over all usage of the period that any closing billed, this one
 // included; the invoice's line is that amount, rounded, less what the tenant's earlier invoices
@@ -42,6 +55,8 @@
 //     a line to its amount, and its entry to zero.
 //   - A closing that does not issue an invoice takes no number and still bills its
 //     segments: nothing is read twice.
+//   - The slots of a segment sum to its climb.
+//   - No plan changes at an instant that is billed already.
 //   - An invoice can be made again from segments, plan versions and earlier
 //     lines alone, to the cent.
 package invoicing

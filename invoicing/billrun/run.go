@@ -6,8 +6,11 @@
 // keeps no state between calls.
 //
 // Invariants:
-//   - Nothing is read twice from the readings in a closing: segments, lines and
-//     amounts come from one answer. What arrives after it is late usage.
+//   - The levels of a closing come from one answer of the readings: segments, lines and
+//     amounts follow from them. What arrives after it is late usage. Where rates bill by
+//     slots, these are read after the levels and cut to them.
+//   - Versions of price plans are loaded in one place (plans), with what they keep of
+//     earlier ones; a closing that a version was published during is made again.
 //   - No transaction is open while readings are queried. That the books did not change
 //     meanwhile is decided by the closing's number, which only one writer gets.
 //   - Every method may be repeated and may run on two replicas at once.

@@ -16,5 +16,7 @@
 //   - Everything but accounts, the series' counter and the accrued cache is only
 //     ever added to. Since it is, what stood at a closing is read again by its seq.
 //   - Credit used never exceeds credit had: the account's row is locked while
-//     credit is spent.
+//     credit is spent. What no later cut can use is booked back by the closing
+//     that passes its end.
+//   - While a closing is recorded, no version of its plan is published.
 package invoicedb

@@ -8,6 +8,9 @@
 //     can be rated again from what it names.
 //   - Versions of a plan rise from 1 without gaps. Of several that take effect
 //     at one instant the latest is in force.
+//   - What a version takes over from never changes: it is among those published
+//     before it. So a version with what it keeps is the same forever, too.
+//   - Whoever publishes waits for those who hold the plan, and the other way round.
 package plandb
 
 import (
