@@ -337,7 +337,8 @@ type HostJSON struct {
 }
 
 // SpoolJSON is what waits on a host to be sent, and what the wait has cost since
-// its agent started.
+// its agent started; of an agent of the first version, without Limit, the latter is
+// not known.
 type SpoolJSON struct {
 	Bytes    int64      `json:"bytes"`
 	Limit    int64      `json:"limit,omitempty"`

@@ -15,7 +15,7 @@ func TestMeteringCommands(t *testing.T) {
 		"/api/v1/usage":                    `{"items":[{"resource":"ins_1","meter":"instance.running","start":"` + at + `","end":"` + at + `","quantity":"1.5","unit":"s"}]}`,
 		"/api/v1/instances/ins_1/readings": `{"items":[{"epoch":"e1","at":"` + at + `","received":"` + at + `","registers":{"running_ms":"42"}}]}`,
 		"/api/v1/operator/quarantine":      `{"items":[{"id":"7","state":"open","reason":"time","host":"hst_1","instance":"ins_1","at":"` + at + `","received":"` + at + `","detail":"2 h in 1 h"}]}`,
-		"/api/v1/operator/hosts": `{"items":[{"id":"hst_1","state":"up","spool":{"readings":7,"oldest":"` + at + `","thinned":40,"refused":3,"aside":1}},` +
+		"/api/v1/operator/hosts": `{"items":[{"id":"hst_1","state":"up","spool":{"limit":9,"readings":7,"oldest":"` + at + `","thinned":40,"refused":3,"aside":1}},` +
 			`{"id":"hst_2","state":"silent","spool":null}]}`,
 		"/api/v1/operator/quarantine/count":  `{"count":3,"through":"9","since":"` + at + `"}`,
 		"/api/v1/operator/quarantine/accept": `{"decided":2,"left":[{"id":"8","why":"no lease"}]}`,

@@ -17,6 +17,9 @@ import (
 // started; what is asked of the databases is as it is now, and left out when they
 // do not answer.
 func (p *plane) metricsOf(ctx context.Context, page *metrics.Page) {
+	for name, ping := range map[string]func(context.Context) error{"postgres": p.people.Ping, "clickhouse": p.readings.Ping} {
+		page.Truth("database_up", "1 when the database answers within a second.", answers(ctx, ping), "database", name)
+	}
 	ingestMetrics(page, p.trust.Ingest.Stat())
 	p.tasks.metrics(page)
 	for _, ask := range []struct {
@@ -29,9 +32,15 @@ func (p *plane) metricsOf(ctx context.Context, page *metrics.Page) {
 			p.log.Warn("metrics are left out", "of", ask.name, "err", err)
 		}
 	}
-	const up = "1 when the database answers."
-	page.Truth("database_up", up, p.people.Ping(ctx) == nil, "database", "postgres")
-	page.Truth("database_up", up, p.readings.Ping(ctx) == nil, "database", "clickhouse")
+}
+
+// pingTime is how long a database may take to answer.
+const pingTime = time.Second
+
+func answers(ctx context.Context, ping func(context.Context) error) bool {
+	ctx, cancel := context.WithTimeout(ctx, pingTime)
+	defer cancel()
+	return ping(ctx) == nil
 }
 
 func ingestMetrics(page *metrics.Page, s ingest.Stat) {
@@ -77,6 +86,9 @@ func (p *plane) hostMetrics(ctx context.Context, page *metrics.Page) error {
 		page.Truth("host_hypervisor_up", "1 when the host's agent reaches its hypervisor, as it last reported.", r.Host.HypervisorError == "", host...)
 		page.Gauge("host_waiting_readings", "Readings that wait on the host to be sent, as it last reported.", float64(r.Spool.Readings), host...)
 		page.Time("host_oldest_timestamp_seconds", "Time of the oldest of them; absent when none waits.", r.Spool.Oldest, host...)
+		if r.Spool.Limit == 0 {
+			continue // an agent of the first version does not say what follows
+		}
 		page.Counter("host_readings_thinned_total", "Readings the host gave up for room since its agent started: usage of a slot stays, its course within the slot is lost.",
 			r.Spool.Thinned, host...)
 		page.Counter("host_rounds_refused_total", "Rounds for which the host had no room since its agent started.", r.Spool.Refused, host...)

@@ -62,7 +62,7 @@ func TestMetrics(t *testing.T) {
 	held.Reason, held.AdmitAt = ingest.ReasonFuture, at.Add(time.Hour)
 	for _, err := range []error{
 		p.compute.Observe(t.Context(), host, hostapi.Status{Sent: at, Capacity: hostapi.Capacity{VCPUs: 8},
-			Spool: hostapi.SpoolStat{Readings: 3, Oldest: at, Thinned: 4, Refused: 5, Aside: 6}, Host: hostapi.HostStat{HypervisorError: "gone"}}),
+			Spool: hostapi.SpoolStat{Limit: 9, Readings: 3, Oldest: at, Thinned: 4, Refused: 5, Aside: 6}, Host: hostapi.HostStat{HypervisorError: "gone"}}),
 		p.epochs.Quarantine(t.Context(), []ingest.Quarantined{q, held}),
 		second(p.compute.SaveLeaks(t.Context(), []compute.LeakKind{compute.LeakUnmetered}, []computedb.Leak{
 			{Leak: compute.Leak{Kind: compute.LeakUnmetered, Subject: "ins_secret", Tenant: "ten_secret", Since: at}, Hourly: &hourly, Currency: "EUR"}},

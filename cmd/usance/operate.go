@@ -153,6 +153,9 @@ func spoolColumns(s *portal.SpoolJSON) []string {
 	if s.Oldest != nil {
 		since = s.Oldest.Format(time.RFC3339)
 	}
+	if s.Limit == 0 {
+		return []string{fmt.Sprint(s.Readings), since, "?", "?", "?"} // an agent of the first version
+	}
 	return []string{fmt.Sprint(s.Readings), since, fmt.Sprint(s.Thinned), fmt.Sprint(s.Refused), fmt.Sprint(s.Aside)}
 }
 

@@ -138,7 +138,7 @@ type HostStat struct {
 }
 
 // SpoolStat is how much waits on the host to be sent, and what the wait has cost
-// since its agent started. An agent that does not say the latter leaves it 0.
+// since its agent started. An agent of the first version says neither Limit nor the latter.
 type SpoolStat struct {
 	Bytes    int64     `json:"bytes"`
 	Limit    int64     `json:"limit,omitzero"` // of Bytes
