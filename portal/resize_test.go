@@ -26,9 +26,9 @@ func TestResizeAPI(t *testing.T) {
 	path := "/instances/" + string(i.ID)
 	w.say(w.host, compute.Observation{ID: i.ID, Generation: 1, Lease: 1, Start: 1, State: compute.StateRunning, Since: time.Now()})
 	for flavor, want := range map[string]portal.Problem{
-		"tall": {Status: http.StatusConflict, Code: "stop_first"},
-		"none": {Status: http.StatusUnprocessableEntity, Code: "no_such_flavor"},
-		"huge": {Status: http.StatusServiceUnavailable, Code: "no_capacity"},
+		"tall":   {Status: http.StatusConflict, Code: "stop_first"},
+		"none":   {Status: http.StatusUnprocessableEntity, Code: "no_such_flavor"},
+		"widest": {Status: http.StatusServiceUnavailable, Code: "no_capacity"},
 	} {
 		var p portal.Problem
 		w.want(c.token, "POST", path+"/resize", portal.ResizeInstance{Flavor: flavor}, want.Status, &p)

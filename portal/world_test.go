@@ -132,7 +132,7 @@ func flavor(_ context.Context, _ metering.TenantID, name string) (compute.Flavor
 		return compute.Flavor{Name: name, VCPUs: 4, MemoryMiB: 256, DiskMiB: 2048}, nil
 	case "tall":
 		return compute.Flavor{Name: name, VCPUs: 4, MemoryMiB: 512, DiskMiB: 2048}, nil
-	case "huge":
+	case "widest":
 		return compute.Flavor{Name: name, VCPUs: 16, MemoryMiB: 256, DiskMiB: 2048}, nil
 	}
 	return compute.Flavor{}, fmt.Errorf("flavor %q: %w", name, compute.ErrNoFlavor)
