@@ -159,6 +159,24 @@ func TestLinesHold(t *testing.T) {
 	})
 }
 
+// TestMayFall: which caps of a tenant make a step fall while another grows.
+func TestMayFall(t *testing.T) {
+	for body, want := range map[string]bool{
+		"price: 1 per GB, cap: 5 per month per tenant":                                            false,
+		"price: 1 per GB, cap: 5 GB per tenant":                                                   false,
+		"price: 1 per GB, cap: [1 per month, 5 per month per tenant]":                             false,
+		"price: 1 per GB, cap: [1 per month, 5 GB per tenant]":                                    true,
+		"steps: [{up to: 1 GB, price: 2 per GB}, {price: 1 per GB}], cap: 5 per month per tenant": true,
+		"pool: region, price: 1 per GB":                                                           false,
+		"pool: region, price: 1 per GB, included: 1 GB per resource":                              true,
+	} {
+		plan := mustParse(t, "plan: p\ncurrency: EUR\nrates:\n  - {id: a, meter: disk.read, "+body+"}\n")
+		if got := plan.MayFall(&plan.Rates[0]); got != want {
+			t.Errorf("%s: %v", body, got)
+		}
+	}
+}
+
 // TestNeverFalls: what a rate charges that MayFall does not except never falls
 // while usage grows.
 func TestNeverFalls(t *testing.T) {
@@ -268,13 +286,13 @@ func TestSustained(t *testing.T) {
 			return metering.Usage{Resource: metering.ResourceID(fmt.Sprint(vm)), Meter: metering.InstanceRunning, Window: w, Quantity: metering.Thousandths(3_600_000)}
 		}
 		cost := func(usage []metering.Usage) money.Fraction {
-			result, err := plan.Rate(november, usage)
+			result, err := plan.Rate(metering.Window{Start: november.Start, End: november.Start.AddDate(0, 0, 7)}, usage)
 			if err != nil {
 				t.Fatal(err)
 			}
 			return total(result, &plan.Rates[0])
 		}
-		hours, n := rapid.IntRange(1, 720).Draw(t, "hours"), rapid.IntRange(1, 4).Draw(t, "machines")
+		hours, n := rapid.IntRange(1, 168).Draw(t, "hours"), rapid.IntRange(1, 4).Draw(t, "machines")
 		var one, turns, atOnce, more []metering.Usage
 		for at := range hours {
 			one, turns = append(one, hour(0, at)), append(turns, hour(at%n, at))
@@ -282,7 +300,7 @@ func TestSustained(t *testing.T) {
 				atOnce = append(atOnce, hour(vm, at))
 			}
 		}
-		more = append(one, hour(1, rapid.IntRange(0, 719).Draw(t, "more")))
+		more = append(one, hour(1, rapid.IntRange(0, 167).Draw(t, "more")))
 		if a, b := cost(one), cost(turns); a.Cmp(b) != 0 {
 			t.Fatalf("%d h cost %s of one machine and %s in turns", hours, a.Text(), b.Text())
 		}

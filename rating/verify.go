@@ -157,15 +157,16 @@ type side struct {
 // lineVerifier computes one line.
 type lineVerifier struct {
 	*verifier
-	where  string
-	line   *StatementLine
-	now    *verified
-	sides  map[metering.Meter]*side // "" where a line has but one meter
-	other  metering.Meter           // the second side, of a line with two that are ranked apart
-	second bool                     // and it counts
-	ranked []*big.Rat               // the highest first
-	rest   *big.Rat                 // what has no price yet
-	last   *Derivation              // the price before
+	where     string
+	line      *StatementLine
+	now       *verified
+	sides     map[metering.Meter]*side // "" where a line has but one meter
+	other     metering.Meter           // the second side, of a line with two that are ranked apart
+	second    bool                     // and it counts
+	ranked    ranking
+	slotCount *big.Rat    // of ranked
+	rest      *big.Rat    // what has no price yet
+	last      *Derivation // the price before
 }
 
 // side is that of a meter.
@@ -196,8 +197,8 @@ func (c *lineVerifier) step(d *Derivation) {
 	case "start":
 		c.start(d, quantity)
 	case "rank":
-		c.ranked = c.slots(d, "")
-		c.same(c.where, "the sum of slots", sum(c.ranked), c.measured())
+		c.ranked, c.slotCount = c.slots(d), big.NewRat(int64(len(d.Slots)), 1)
+		c.same(c.where, "the sum of slots", c.ranked.total(c.slotCount), c.measured())
 		c.now.billable = c.measured()
 	case "percentile":
 		c.percentile(d, quantity)
@@ -247,27 +248,53 @@ func (c *lineVerifier) start(d *Derivation, quantity *big.Rat) {
 	}
 }
 
+// ranking is slots by usage, the highest first.
+type ranking []likeSlots
+
+// likeSlots are slots of one usage each.
+type likeSlots struct {
+	used  *big.Rat
+	slots int64
+}
+
+// total is the usage of the first ranked slots, as many as fit; of the one that
+// it ends in, a part.
+func (r ranking) total(fit *big.Rat) *big.Rat {
+	sum, left := new(big.Rat), fit
+	for _, like := range r {
+		n := least(left, big.NewRat(like.slots, 1))
+		sum.Add(sum, new(big.Rat).Mul(n, like.used))
+		if left = new(big.Rat).Sub(left, big.NewRat(like.slots, 1)); left.Sign() <= 0 {
+			break
+		}
+	}
+	return sum
+}
+
 // slots reads what is ranked, one for each slot of the period or of some of its
-// days, the highest first.
-func (c *lineVerifier) slots(d *Derivation, meter metering.Meter) []*big.Rat {
-	all := make([]*big.Rat, len(d.Slots))
-	for i, text := range d.Slots {
-		all[i] = c.number(c.where, text)
+// days.
+func (c *lineVerifier) slots(d *Derivation) ranking {
+	like := make(map[string]int64)
+	for _, text := range d.Slots {
+		like[text]++
+	}
+	var ranked ranking
+	for text, n := range like {
+		ranked = append(ranked, likeSlots{c.number(c.where, text), n})
 	}
 	period := c.statement.Period.End.Sub(c.statement.Period.Start)
-	if of := int(period / metering.SlotLength); len(d.Days) == 0 && len(all) != of {
-		c.differ(c.where, "%d slots and should be %d", len(all), of)
+	if of := int(period / metering.SlotLength); len(d.Days) == 0 && len(d.Slots) != of {
+		c.differ(c.where, "%d slots and should be %d", len(d.Slots), of)
 	}
-	slices.SortFunc(all, func(a, b *big.Rat) int { return b.Cmp(a) })
-	return all
+	slices.SortFunc(ranked, func(a, b likeSlots) int { return b.used.Cmp(a.used) })
+	return ranked
 }
 
 // percentile picks the slot of one side.
 func (c *lineVerifier) percentile(d *Derivation, quantity *big.Rat) {
-	ranked := c.slots(d, d.Meter)
-	dropped := len(ranked) * (100 - d.Percentile) / 100
-	if len(ranked) == 0 || d.Percentile < 1 || d.Percentile > 99 {
-		c.differ(c.where, "percentile %d of %d slots", d.Percentile, len(ranked))
+	ranked, n := c.slots(d), int64(len(d.Slots))
+	if n == 0 || d.Percentile < 1 || d.Percentile > 99 {
+		c.differ(c.where, "percentile %d of %d slots", d.Percentile, n)
 		return
 	}
 	s := c.sides[d.Meter]
@@ -280,10 +307,12 @@ func (c *lineVerifier) percentile(d *Derivation, quantity *big.Rat) {
 			}
 		}
 	}
-	if got := sum(ranked); len(d.Days) == 0 && got.Cmp(s.measured) != 0 || got.Cmp(s.measured) > 0 {
+	if got := ranked.total(big.NewRat(n, 1)); len(d.Days) == 0 && got.Cmp(s.measured) != 0 || got.Cmp(s.measured) > 0 {
 		c.differ(c.where, "slots come to %s of %s", got.RatString(), s.measured.RatString())
 	}
-	want := new(big.Rat).Set(ranked[dropped])
+	dropped := n * int64(100-d.Percentile) / 100
+	want := ranked.total(big.NewRat(dropped+1, 1))
+	want.Sub(want, ranked.total(big.NewRat(dropped, 1)))
 	if len(d.Days) > 0 {
 		period := c.statement.Period.End.Sub(c.statement.Period.Start)
 		for i, day := range d.Days {
@@ -424,11 +453,11 @@ func (c *lineVerifier) inStep(d *Derivation, quantity *big.Rat) {
 		here = least(here, new(big.Rat).Sub(upTo, from))
 	}
 	if d.Tiers == "sustained" {
-		if here = highestOf(c.ranked, from); d.UpTo != "" {
-			here = new(big.Rat).Sub(highestOf(c.ranked, upTo), here)
-		} else {
-			here = new(big.Rat).Sub(sum(c.ranked), here)
+		end := c.slotCount
+		if d.UpTo != "" {
+			end = inSlots(upTo)
 		}
+		here = new(big.Rat).Sub(c.ranked.total(end), c.ranked.total(inSlots(from)))
 	}
 	c.rest = new(big.Rat).Sub(c.rest, here)
 	if d.Tiers == "package" {
@@ -437,19 +466,9 @@ func (c *lineVerifier) inStep(d *Derivation, quantity *big.Rat) {
 	c.same(c.where, "quantity", quantity, here)
 }
 
-// highestOf is the usage of the first ranked slots that fit in some seconds.
-func highestOf(ranked []*big.Rat, seconds *big.Rat) *big.Rat {
-	total := new(big.Rat)
-	left := new(big.Rat).Mul(seconds, big.NewRat(1, int64(metering.SlotLength/time.Second)))
-	one := big.NewRat(1, 1)
-	for _, q := range ranked {
-		if left.Sign() <= 0 {
-			break
-		}
-		total.Add(total, new(big.Rat).Mul(q, least(left, one)))
-		left = new(big.Rat).Sub(left, one)
-	}
-	return total
+// inSlots is how many slots fit in some seconds.
+func inSlots(seconds *big.Rat) *big.Rat {
+	return new(big.Rat).Mul(seconds, big.NewRat(1, int64(metering.SlotLength/time.Second)))
 }
 
 // cap takes off, from the last step back, what lies beyond it.
@@ -662,14 +681,6 @@ func (v *verifier) topUp() {
 		}
 		v.off(&v.lines[line], where, d, least(sum, v.lines[line].charge))
 	})
-}
-
-func sum(list []*big.Rat) *big.Rat {
-	total := new(big.Rat)
-	for _, q := range list {
-		total.Add(total, q)
-	}
-	return total
 }
 
 func least(a, b *big.Rat) *big.Rat {
