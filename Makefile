@@ -38,7 +38,7 @@ chaos: deps
 		-seed $(SEED) -faults $(FAULTS) -instances 200 -pace 3s -report $$report; code=$$?; cat $$report; rm $$report; exit $$code
 
 bench:
-	go test -run '^$$' -bench . -benchmem -count 5 $(PACKAGES)
+	go test -run '^$$' -bench . -benchmem -count 5 -timeout 1h $(PACKAGES)
 
 clean:
 	rm -rf bin $(DATA)
