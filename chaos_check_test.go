@@ -219,11 +219,13 @@ func (c *chaos) checkInvoices(r *report, tenant metering.TenantID, totals map[me
 	records, err := c.stores.epochs.OfTenant(c.t.Context(), tenant)
 	c.must(err)
 	for _, meter := range metering.RegisterMeters() {
-		var sum metering.Quantity
+		var sum, opening metering.Quantity
 		for _, record := range records {
-			sum = sum.Add(meter.Of(totals[record.ID].Registers.Sub(record.Opening)))
+			if total, ok := totals[record.ID]; ok {
+				sum, opening = sum.Add(meter.Of(total.Registers)), opening.Add(meter.Of(record.Opening))
+			}
 		}
-		metered, _ := new(big.Rat).SetString(sum.String())
+		metered, _ := new(big.Rat).SetString(sum.Sub(opening).String())
 		got := invoiced[meter]
 		if got == nil {
 			got = new(big.Rat)

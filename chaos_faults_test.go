@@ -52,9 +52,9 @@ var faultKinds = []struct {
 	{"network slow", func(c *chaos, h *chaosHost, f fault) bool {
 		return h.disturb(f.length, `{"type": "latency", "stream": %q, "attributes": {"latency": 300, "jitter": 300}}`)
 	}},
-	{"batches repeated in any order", (*chaos).repeatBatches},
+	{"batches repeated in any order", func(c *chaos, _ *chaosHost, f fault) bool { return c.repeatBatches(c.busiest(), f) }},
 	{"clock stepped", func(c *chaos, h *chaosHost, f fault) bool { return h.stepClock(f) }},
-	{"QEMU killed", func(c *chaos, h *chaosHost, f fault) bool { return h.crash(f.pick) }},
+	{"QEMU killed", func(c *chaos, _ *chaosHost, f fault) bool { return c.busiest().crash(f.pick) }},
 	{"hypervisor's daemon away", func(c *chaos, h *chaosHost, f fault) bool { return h.daemonAway(f.length) }},
 }
 
@@ -75,21 +75,30 @@ func killing(word string, below bool) func(*chaos, *chaosHost, fault) bool {
 	return func(c *chaos, _ *chaosHost, _ fault) bool {
 		c.onePlane.Lock()
 		defer c.onePlane.Unlock()
-		pid, err := c.findChild(word)
-		if err == nil && below {
-			pid, err = firstChild(pid)
-		}
-		return err == nil && syscall.Kill(pid, syscall.SIGKILL) == nil
+		return await(10*time.Second, func() error { // it may just be starting
+			pid, err := c.findChild(word)
+			if err == nil && below {
+				pid, err = firstChild(pid)
+			}
+			if err != nil {
+				return err
+			}
+			return syscall.Kill(pid, syscall.SIGKILL)
+		})
 	}
 }
 
 // holdInserts lets the ClickHouse child stand still for d, in parts of so long each
 // with a tenth of that between them.
 func (c *chaos) holdInserts(d, part time.Duration) bool {
+	var pid int
 	c.onePlane.Lock()
-	pid, err := c.findChild("clickhouse-child")
+	found := await(10*time.Second, func() (err error) {
+		pid, err = c.findChild("clickhouse-child")
+		return err
+	})
 	c.onePlane.Unlock()
-	if err != nil {
+	if !found {
 		return false
 	}
 	held := false
@@ -306,7 +315,7 @@ func (h *chaosHost) said(words string) int {
 }
 
 // tinySpool is the bound of a spool that a few rounds fill, in bytes.
-const tinySpool = 4 << 10
+const tinySpool = 2 << 10
 
 // fullSpool is what the agent's log says of a round that was refused.
 const fullSpool = "the spool is full: "
@@ -416,10 +425,15 @@ func (h *chaosHost) stepClock(f fault) bool {
 	return true
 }
 
-// crash ends a domain's process.
+// crash ends the process of a domain, once there is one that runs.
 func (h *chaosHost) crash(pick uint64) bool {
-	id, ok := h.choose(pick, compute.StateRunning)
-	return ok && h.machine.Crash(id) == nil
+	return await(10*time.Second, func() error {
+		id, ok := h.choose(pick, compute.StateRunning)
+		if !ok {
+			return errors.New("none runs")
+		}
+		return h.machine.Crash(id)
+	})
 }
 
 func (h *chaosHost) daemonAway(d time.Duration) bool {

@@ -27,19 +27,25 @@ func TestMain(m *testing.M) { os.Exit(localtest.Main(m)) }
 // What the hypervisor counted is known once the guests stand still; of time, what
 // this test saw bounds what is metered.
 func TestChaosOfGuests(t *testing.T) {
+	since := time.Now()
 	g := newGuests(t)
+	g.stage("start", &since)
 	kept, killed := g.create("kept"), g.create("killed")
 	g.awaitRunning(kept)
 	g.awaitRunning(killed)
+	g.stage("boot", &since)
 	g.killAgent()
 	g.killLibvirtd()
 	g.awaitReading(kept)
 	g.awaitReading(killed)
+	g.stage("agent and libvirtd killed", &since)
 	g.killQEMU(killed)
+	g.stage("QEMU killed", &since)
 	g.standStill(kept, killed)
 	g.must(g.agent.Process.Kill()) // time goes on while they are paused
 	g.agent.Wait()
 	g.closeNow()
+	g.stage("standstill", &since)
 	totals := g.compare()
 	g.check(totals, kept, 1)
 	g.check(totals, killed, 2)
@@ -53,6 +59,8 @@ func TestChaosOfGuests(t *testing.T) {
 			return nil
 		})
 	}
+	g.stage("comparison and end", &since)
+	t.Log(strings.Join(g.stages, ", "))
 }
 
 // guests is a world with one host that is this machine.

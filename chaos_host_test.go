@@ -175,12 +175,19 @@ func (m *machine) serveEvents(w http.ResponseWriter, r *http.Request) {
 	defer m.watching.Add(-1)
 	w.(http.Flusher).Flush()
 	var mu sync.Mutex
+	over := false // an event may come in while Watch ends
 	m.Watch(r.Context(), func(e agent.Event) {
 		mu.Lock()
 		defer mu.Unlock()
+		if over {
+			return
+		}
 		json.NewEncoder(w).Encode(timed[agent.Event]{e, m.mono(e.At)})
 		w.(http.Flusher).Flush()
 	})
+	mu.Lock()
+	defer mu.Unlock()
+	over = true
 }
 
 // remote is the machine as its agent's process sees it: an agent.Hypervisor.

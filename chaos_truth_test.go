@@ -27,8 +27,10 @@ import (
 // Time that is given away by rule, and is subtracted from the truth exactly:
 //
 //   - An epoch whose start nobody saw before its first sample opens at that sample.
-//   - A resize counts from the first sample that shows it: until then the epoch before
-//     goes on, and the next opens where it ends, both in one durable write.
+//   - A resize counts from the first sample that shows it, or from a round that was taken
+//     before that sample came: until then the epoch before goes on, and the next opens
+//     where it ends, both in one durable write. What nobody watched of a process that was
+//     resized counts under the new labels, in full.
 //   - An agent that lost its state goes on from the control plane's largest reading,
 //     by the wall clock, and by no more than the age of the process allows. Until
 //     it has heard that, it opens no epoch.
@@ -51,10 +53,12 @@ type walk struct {
 	latest  time.Time        // of all stamps so far
 	look    int              // the sample that showed its counters; -1 before the first
 	given   [metering.RegisterCount]int64
-	used    bool // given holds what was given away of used memory
-	loose   bool // nothing durable tells where it ended: its process went on, under other labels
-	lost    int  // how many of the host's losses of state lie behind it
+	used    bool  // given holds what was given away of used memory
+	heir    *life // of the same process, under other labels, of which something was durable
+	goesOn  bool  // its process goes on, under other labels
+	lost    int   // how many of the host's losses of state lie behind it
 	bounded bool
+	gap     *walk // it was resized unwatched: its first reading counts from where this one ended
 	// continuations is how often an agent that had lost its state went on with it.
 	continuations int
 
@@ -92,40 +96,30 @@ type life struct {
 // follow holds the readings of the epochs of one process, which follow each other,
 // against the truth.
 func (h *chaosHost) follow(process []life) (walks []*walk) {
-	for i := range process {
-		w := &walk{h: h, truth: process[i].truth, look: -1, resized: i > 0}
+	var before *walk // the last one of which something was durable
+	for i, l := range process {
+		w := &walk{h: h, truth: l.truth, look: -1, resized: i > 0}
+		w.prolong(process[i+1:])
+		w.follow(l, before)
 		walks = append(walks, w)
-		if !w.prolong(process[i+1:]) {
-			continue
+		if l.record.ID != "" {
+			before = w
 		}
-		var before *walk
-		if i > 0 {
-			before = walks[i-1]
-		}
-		w.follow(process[i], before)
 	}
 	return walks
 }
 
-// prolong lets the truth go on as the agent must have seen it: up to the sample that
-// showed the next labels of its process, if any.
-func (w *walk) prolong(next []life) bool {
-	for _, n := range next {
-		until := n.truth.EndedMS
-		if w.loose = n.record.ID == ""; !w.loose {
-			i := lookStamped(n.truth, n.record.Opened)
-			if i < 0 {
-				w.say(&w.short, "epoch %s after it opened at %s, which is no sample of it", n.record.ID, n.record.Opened)
-				return false
-			}
-			until = n.truth.Looks[i].At.Mono.Milliseconds()
-		}
-		w.truth.Course = w.truth.Until(n.truth.Course, until)
-		if !w.loose {
-			break
+// prolong lets the truth go on, as an agent may have seen it that did not see the new labels
+// of its process at once.
+func (w *walk) prolong(next []life) {
+	for i := range next {
+		w.goesOn = true
+		w.truth.Course = w.truth.Until(next[i].truth.Course, next[i].truth.EndedMS)
+		if next[i].record.ID != "" {
+			w.heir = &next[i]
+			return
 		}
 	}
-	return true
 }
 
 func (w *walk) follow(l life, before *walk) {
@@ -156,16 +150,26 @@ func (w *walk) open(epoch metering.Epoch, before *walk) bool {
 	if w.started {
 		return epoch.Opening.IsZero()
 	}
+	if before != nil && before.ms < w.truth.OpenedMS {
+		w.ms, w.gap = before.ms, before
+		return before.goesOnAt(epoch.Opened) && epoch.Opening == before.last.Registers && w.h.unwatched(before.ms, w.truth.OpenedMS)
+	}
+	if before != nil {
+		w.giveAway(before.ms)
+		late := slices.IndexFunc(w.truth.Looks, func(l agenttest.Look) bool { return l.At.Mono.Milliseconds() >= w.ms })
+		return before.goesOnAt(epoch.Opened) && epoch.Opening == before.last.Registers && w.missed(w.truth.Looks[:max(0, late)]) <= 1
+	}
 	i := lookStamped(w.truth, epoch.Opened)
 	if i < 0 || w.missed(w.truth.Looks[:i]) > 1 && !w.h.forgot(w.truth.OpenedMS) {
 		return false
 	}
 	w.giveAway(w.truth.Looks[i].At.Mono.Milliseconds())
-	if before != nil && !before.loose {
-		return epoch.Opening == before.last.Registers
-	}
-	return before != nil || epoch.Opening.IsZero()
+	return epoch.Opening.IsZero()
 }
+
+// goesOnAt reports whether the next epoch of its process, which opened at, begins where
+// this one ended. After a loss of state that is by the latest stamp.
+func (w *walk) goesOnAt(at time.Time) bool { return at.Equal(w.last.At) || at.Equal(w.latest) }
 
 // missed is how many of the samples an agent had that watched.
 func (w *walk) missed(looks []agenttest.Look) (n int) {
@@ -196,6 +200,8 @@ func lookStamped(truth agenttest.Truth, at time.Time) int {
 func (w *walk) next(r metering.Reading) {
 	before, from := w.last.Registers, w.ms
 	switch {
+	case w.gap != nil:
+		w.fill(r)
 	case w.continued(r):
 	default:
 		w.ms += lived(r.Registers) - lived(before)
@@ -214,6 +220,40 @@ func (w *walk) next(r metering.Reading) {
 	w.last = r
 	if r.At.After(w.latest) {
 		w.latest = r.At
+	}
+}
+
+// fill compares the first reading of an epoch that began with an unwatched resize: it stands at a
+// sample, and has what passed since the epoch before ended.
+func (w *walk) fill(r metering.Reading) {
+	i := lookStamped(w.truth, r.At)
+	if i < 0 {
+		w.say(&w.short, "nobody saw its process resized, and its first reading of %s is no sample", r.At)
+		return
+	}
+	look, before := w.truth.Looks[i], w.last.Registers
+	w.ms = look.At.Mono.Milliseconds()
+	then, now := w.gap.truth.TimesAt(w.gap.ms), w.truth.TimesAt(w.ms)
+	forgot := slices.ContainsFunc(w.h.losses, func(ms int64) bool { return w.gap.ms <= ms && ms < w.ms })
+	for _, register := range []metering.Register{metering.RunningMS, metering.PausedMS} {
+		switch got, want := r.Registers[register]-before[register], now[register]-then[register]; {
+		case got > want:
+			w.say(&w.over, "%s grew by %d over an unwatched resize, and really by %d", register, got, want)
+		case got < want && !forgot:
+			w.say(&w.short, "%s grew by %d over an unwatched resize, and really by %d", register, got, want)
+		}
+	}
+	ran := r.Registers[metering.RunningMS] - before[metering.RunningMS]
+	for _, register := range []metering.Register{metering.VCPUMS, metering.MemoryMiBMS} {
+		if got := r.Registers[register] - before[register]; ran > 0 && got != ran*w.perMS(register, look) {
+			w.say(&w.over, "%s grew by %d in %d ms over an unwatched resize", register, got, ran)
+		}
+	}
+	w.last.Registers = r.Registers
+	w.giveAway(w.ms)
+	w.gap, w.used = nil, false
+	if forgot {
+		w.continuations++
 	}
 }
 
@@ -355,7 +395,9 @@ func (w *walk) end() {
 	switch {
 	case w.look >= 0 && w.ms > ended:
 		w.say(&w.over, "its last reading of %s is %d ms after its end", w.last.At, w.ms-ended)
-	case !w.ends():
+	case w.heir != nil && !w.goesOnAt(w.heir.record.Opened): // and the rest is seen there
+		w.say(&w.short, "its last reading is of %s, and its process went on as another epoch at %s", w.last.At, w.heir.record.Opened)
+	case w.goesOn || !w.ends():
 	case w.look >= 0 && w.ms < ended:
 		w.say(&w.short, "it ended %d ms after its last reading of %s, and its agent watched", ended-w.ms, w.last.At)
 	case missed > 1 && !(w.look < 0 && w.h.forgot(w.truth.OpenedMS)):
@@ -367,4 +409,4 @@ func (w *walk) end() {
 }
 
 // ends reports whether its end was seen.
-func (w *walk) ends() bool { return !w.loose && !w.h.unwatched(w.truth.EndedMS, w.truth.EndedMS) }
+func (w *walk) ends() bool { return w.heir != nil || !w.h.unwatched(w.truth.EndedMS, w.truth.EndedMS) }
