@@ -149,6 +149,10 @@ func TestCreatedInstanceIsPlacedAndDesired(t *testing.T) {
 	if got, err := w.Get(t.Context(), "ten_a", in.ID); err != nil || got != want {
 		t.Errorf("Get:\n got %+v, %v\nwant %+v", got, err, want)
 	}
+	// What the resource is priced by goes with the lease.
+	if l, err := w.Lease(t.Context(), in.ID, 1); err != nil || l.Tenant != "ten_a" || l.Flavor != "small" || l.Created != noon {
+		t.Errorf("Lease: got %+v, %v", l, err)
+	}
 	d, err := w.Desired(t.Context(), host)
 	if err != nil {
 		t.Fatal(err)

@@ -47,6 +47,17 @@ func TestMidPeriod(t *testing.T) {
 	h.read(ten, e, "2026-10-05 00:00", 120, 0)
 	first := h.cut(ten, "2026-10-10 00:00")
 	h.want("version", h.publish(at("2026-10-12 00:00"), standardPlan, "effective: 2026-01-01", "effective: 2026-10-15 mid-period", "0.75 per hour", "1.00 per hour"), 2)
+	for when, price := range map[string]string{"2026-10-14 23:59": "0.75", "2026-10-15 00:00": "1.00", "2026-11-03 00:00": "1.00"} {
+		plan, err := h.Plan(t.Context(), ten, at(when))
+		h.check(err)
+		h.want("price in force at "+when, plan.Rates[0].Steps[0].Text, price+" per hour")
+	}
+	burn, err := h.Burn(t.Context(), ten, at("2026-10-12 00:00"), metering.Labels{Flavor: "small"})
+	h.check(err)
+	h.want("an hour at most, from now on", burn, 1_000_000_000)
+	v, err := h.Preview(t.Context(), ten, at("2026-10-12 00:00"), rating.Planned{Labels: metering.Labels{Flavor: "small"}, Running: rating.Always})
+	h.check(err)
+	h.want("an hour, and 336 hours at the old price with 409 at the new", v.Hour.Text()+" "+v.Month.String(), "0.75 661.00")
 	h.read(ten, e, "2026-10-14 00:00", 240, 0)
 	h.read(ten, e, "2026-10-15 00:00", 300, 0) // the last instant under the old price
 	h.read(ten, e, "2026-10-20 00:00", 360, 0)
