@@ -579,7 +579,9 @@ func (v *verifier) wholeStart(s *wholeStart) {
 		v.differ(s.where, "the start's life is %s and its lines have more", life.RatString())
 	case unrated.Sign() == 0:
 		v.same(s.where, "covered", s.covered, covered)
-		v.same(s.where, "added", s.added, added)
+		if s.added.Sign() != 0 || !v.addsUnrated(d, s.meter) {
+			v.same(s.where, "added", s.added, added)
+		}
 	case !v.unrated(d, s.meter, unrated):
 		v.differ(s.where, "the start's life has %s that no line has and that is not unrated", unrated.RatString())
 	default: // some of it is unrated, and may be what is covered or where it ended
@@ -596,6 +598,14 @@ func (v *verifier) wholeStart(s *wholeStart) {
 func (v *verifier) unrated(d *Derivation, meter metering.Meter, q *big.Rat) bool {
 	return slices.ContainsFunc(v.statement.Unrated, func(u StatementUnrated) bool {
 		return u.Resource == d.Resource && u.Meter == meter && v.number("unrated", u.Quantity).Cmp(q) >= 0
+	})
+}
+
+// addsUnrated reports whether a start of the meter ended with no rate in force,
+// so that what would be added to it is unrated, be it after no usage.
+func (v *verifier) addsUnrated(d *Derivation, meter metering.Meter) bool {
+	return slices.ContainsFunc(v.statement.Unrated, func(u StatementUnrated) bool {
+		return u.Resource == d.Resource && u.Meter == meter && u.Added != ""
 	})
 }
 
