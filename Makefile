@@ -1,7 +1,7 @@
 # demo   from nothing to an invoice for a real VM (ONCE=1: end after the invoice)
 # test   everything CI runs: dependencies, check, all tests with the race detector
 # check  formatting, vet, staticcheck, tidy modules, the build without cgo
-# chaos  the flow under faults, larger than in test (SEED= and FAULTS= repeat and enlarge it)
+# chaos  the flow under faults, larger than in test, and two real guests (SEED= and FAULTS= repeat and enlarge it)
 # bench  benchmarks; each reports a ratio measured side by side
 # clean  removes what was built and the demo's data
 
@@ -34,7 +34,7 @@ test: deps check build
 	go test -race -p 2 -timeout 20m $(PACKAGES)
 
 chaos: deps
-	@report=$$(mktemp); go test -run '^TestChaos$$' -count 1 -timeout 1h . -args \
+	@report=$$(mktemp); go test -run '^TestChaos' -count 1 -timeout 1h . -args \
 		-seed $(SEED) -faults $(FAULTS) -instances 200 -pace 3s -report $$report; code=$$?; cat $$report; rm $$report; exit $$code
 
 bench:
