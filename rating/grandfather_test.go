@@ -143,11 +143,9 @@ func TestGrandfatherPreview(t *testing.T) {
 // TestGrandfatherInWords: what a diff says of it.
 func TestGrandfatherInWords(t *testing.T) {
 	plain := mustParse(t, strings.Replace(versions[2], "grandfathered: {until: 2027-03-01}\n", "", 1))
-	for _, c := range rating.Diff(plain, mustParse(t, versions[2])) {
-		if got, want := c.String(), "grandfathered: none → resources created before 2026-10-01, in periods that begin before 2027-03-01"; got != want {
-			t.Errorf("%s\nwant %s", got, want)
-		}
-		return
+	changes := rating.Diff(plain, mustParse(t, versions[2]))
+	const want = "grandfathered: none → resources created before 2026-10-01, in periods that begin before 2027-03-01"
+	if len(changes) != 1 || changes[0].String() != want {
+		t.Errorf("%v\nwant %s", changes, want)
 	}
-	t.Error("no difference")
 }
