@@ -208,19 +208,23 @@ func (b *books) measure(t rapid.TB, cut, known time.Time) ([]invoicing.Segment, 
 	for _, p := range periods {
 		rated = append(rated, b.rated(p, cut))
 	}
-	spans, instants := invoicing.Spans(rated, cut)
-	var odometers []invoicing.Odometer
-	for _, e := range b.epochs {
-		o := invoicing.Odometer{Source: invoicing.EpochSource(e)}
-		o.Billed, o.Seen = b.billed(e)
-		for _, at := range instants {
-			o.At = append(o.At, b.level(e, at, known))
+	fine := make([]bool, len(rated))
+	fine[len(fine)-1] = true
+	var segments []invoicing.Segment
+	for again := true; again; again = invoicing.Refine(rated, fine, segments) {
+		spans, instants := invoicing.Spans(rated, fine, cut)
+		var odometers []invoicing.Odometer
+		for _, e := range b.epochs {
+			o := invoicing.Odometer{Source: invoicing.EpochSource(e)}
+			o.Billed, o.Seen = b.billed(e)
+			for _, at := range instants {
+				o.At = append(o.At, b.level(e, at, known))
+			}
+			odometers = append(odometers, o)
 		}
-		odometers = append(odometers, o)
-	}
-	segments, err := invoicing.Advance(odometers, spans)
-	if err != nil {
-		t.Fatal(err)
+		if segments, err = invoicing.Advance(odometers, spans); err != nil {
+			t.Fatal(err)
+		}
 	}
 	b.lay(t, rated, segments, known)
 	// All periods, always: what is not touched must not differ.

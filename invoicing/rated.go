@@ -2,6 +2,7 @@ package invoicing
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/usance/usance/metering"
@@ -40,12 +41,15 @@ func (r Rated) Ends() (all []time.Time) {
 	return all
 }
 
-// Spans are the periods split at their ends, up to the span that holds at;
-// instants are where the odometers are read.
-func Spans(rated []Rated, at time.Time) (spans []Span, instants []time.Time) {
-	for _, p := range rated {
-		start := p.Period.Start
-		for _, end := range p.Ends() {
+// Spans are the periods up to the span that holds at, the fine ones split at their
+// ends; instants are where the odometers are read.
+func Spans(rated []Rated, fine []bool, at time.Time) (spans []Span, instants []time.Time) {
+	for i, p := range rated {
+		start, ends := p.Period.Start, []time.Time{p.Period.End}
+		if fine[i] {
+			ends = p.Ends()
+		}
+		for _, end := range ends {
 			spans = append(spans, Span{Period: p.Period, Window: metering.Window{Start: start, End: end}})
 			if !end.Before(at) {
 				return spans, append(instants, at)
@@ -55,6 +59,18 @@ func Spans(rated []Rated, at time.Time) (spans []Span, instants []time.Time) {
 		}
 	}
 	return spans, instants
+}
+
+// Refine makes the periods fine in which something climbed, but those of one
+// span. It reports whether some were not: then the odometers have to be read again.
+func Refine(rated []Rated, fine []bool, segments []Segment) (again bool) {
+	for _, s := range segments {
+		i := slices.IndexFunc(rated, func(r Rated) bool { return r.Period.Start.Equal(s.Period.Start) })
+		if !fine[i] && s.From != s.To && len(rated[i].Ends()) > 1 {
+			fine[i], again = true, true
+		}
+	}
+	return again
 }
 
 // usageKey tells apart what rating tells apart.

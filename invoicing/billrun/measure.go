@@ -21,8 +21,9 @@ type measured struct {
 	differences []invoicing.Difference
 }
 
-// measure computes what a tenant's books lack at an instant. The odometers are
-// read once.
+// measure computes what a tenant's books lack at an instant. All of it comes from
+// one reading of the odometers: at the bounds of ended periods alone, unless that
+// shows that something climbed in one of several prices.
 func (r *Run) measure(ctx context.Context, s invoicedb.Standing, at time.Time) (m measured, err error) {
 	defer func() {
 		if err != nil {
@@ -34,18 +35,24 @@ func (r *Run) measure(ctx context.Context, s invoicedb.Standing, at time.Time) (
 		return m, err
 	}
 	m.begins, m.newest = begins, newest
-	spans, instants := invoicing.Spans(rated, at)
 	billed, err := r.cfg.Books.Billed(ctx, []invoicedb.Position{{Tenant: s.Tenant, Seq: s.Last.Seq}})
 	if err != nil {
 		return m, err
 	}
-	read, err := r.read(ctx, []metering.TenantID{s.Tenant}, instants, billed)
-	if err != nil {
-		return m, err
-	}
-	odometers, held := read.odometers(s.Tenant, billed)
-	if m.segments, err = invoicing.Advance(odometers, spans); err != nil {
-		return m, err
+	fine := make([]bool, len(rated))
+	fine[len(fine)-1] = true
+	var held map[string]metering.Allocation
+	for again := true; again; again = invoicing.Refine(rated, fine, m.segments) {
+		spans, instants := invoicing.Spans(rated, fine, at)
+		read, err := r.read(ctx, []metering.TenantID{s.Tenant}, instants, billed)
+		if err != nil {
+			return m, err
+		}
+		var odometers []invoicing.Odometer
+		odometers, held = read.odometers(s.Tenant, billed)
+		if m.segments, err = invoicing.Advance(odometers, spans); err != nil {
+			return m, err
+		}
 	}
 	if err := r.lay(ctx, s.Tenant, rated, m.segments, held); err != nil {
 		return m, err

@@ -65,6 +65,8 @@ type readings struct {
 	mu  sync.Mutex
 	all map[metering.EpochID][]metering.Reading
 	of  map[metering.EpochID]metering.TenantID
+	// most is how many instants were asked for at once.
+	most int
 }
 
 func (r *readings) put(tenant metering.TenantID, reading metering.Reading) {
@@ -77,6 +79,7 @@ func (r *readings) put(tenant metering.TenantID, reading metering.Reading) {
 func (r *readings) AtOf(_ context.Context, tenants []metering.TenantID, instants []time.Time, billed map[string]metering.Registers) (map[metering.EpochID][]metering.Registers, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.most = max(r.most, len(instants))
 	levels := map[metering.EpochID][]metering.Registers{}
 	for id, all := range r.all {
 		if !slices.Contains(tenants, r.of[id]) {
@@ -397,6 +400,41 @@ func TestLateUsage(t *testing.T) {
 	h.want("70 minutes less the minimum", i.Lines[0].Amount, "0.75") // 0.875 rounds to 0.88
 	h.want("billed before", i.Lines[0].Billed, "0.13")
 	h.want("November's hour", i.Lines[1].Amount, "0.75")
+	h.audit()
+}
+
+// TestLateUsageOfOldNights: what is asked of the readings does not grow with an
+// account's nights and days, and late usage is still told apart by them.
+func TestLateUsageOfOldNights(t *testing.T) {
+	h := newHouse(t)
+	_, err := plandb.New(h.pool).Publish(t.Context(), "nights.yaml", []byte(`
+plan: nights
+currency: EUR
+timezone: Europe/Berlin
+effective: 2026-01-01
+calendar: {night: {daily: "22:00-06:00"}}
+rates:
+  - {id: day, meter: instance.running, price: 3.00 per hour}
+  - {id: night, meter: instance.running, where: {time: night}, price: 1.00 per hour}
+`), at("2026-01-01 00:00"), nil)
+	h.check(err)
+	ten := h.tenantOn("ten_1", "nights")
+	e := h.epoch(ten, "ins_1", 1, "small")
+	h.read(ten, e, "2026-10-20 12:00", 60, 0)
+	h.want("an hour of a day", h.cut(ten, "2026-11-01 00:00").Net, "3.00")
+	for when := at("2027-01-01 00:00"); !when.After(at("2029-01-01 00:00")); when = when.In(berlin).AddDate(0, 1, 0) {
+		if _, err := h.Cut(t.Context(), ten, when); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.read(ten, e, "2026-10-20 23:00", 120, 0) // late
+	h.read(ten, e, "2029-01-02 12:00", 180, 0)
+	i := h.cut(ten, "2029-02-01 00:00")
+	h.want("an hour of an old night and one of a day", i.Net, "4.00")
+	h.want("the old one's rate", i.Lines[0].Rate, "night")
+	if months, nights := 28, 2*31+1; h.readings.most > months+2*nights {
+		t.Errorf("%d instants were asked for at once, want two months by nights and %d by their ends", h.readings.most, months)
+	}
 	h.audit()
 }
 
