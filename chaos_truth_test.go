@@ -206,7 +206,8 @@ func (w *walk) next(r metering.Reading) {
 	default:
 		w.ms += lived(r.Registers) - lived(before)
 		if w.lost < len(w.h.losses) && w.h.losses[w.lost] >= from && !(w.timely(r) && w.stamped(r)) && !w.bound(r) {
-			w.say(&w.short, "its agent lost its state, and then its reading stands at %s with %v, which no rule gives", r.At, named(r.Registers))
+			w.say(&w.short, "its agent lost its state at %d ms, its last reading is of %s at %d ms with %v, and the next of %s at %d ms with %v, which no rule gives",
+				w.h.losses[w.lost], w.last.At, from, named(only(timely, before)), r.At, w.ms, named(only(timely, r.Registers)))
 			return
 		}
 		w.checkTimes(r)
