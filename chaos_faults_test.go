@@ -227,13 +227,13 @@ func (h *chaosHost) unwatched(from, to int64) bool {
 	return slices.ContainsFunc(h.outages, func(o outage) bool { return o.from <= to && from <= o.to })
 }
 
-// forgot reports whether an agent had lost its state before, and an agent may not
-// have watched then: what began then waits for the control plane's memory.
-func (h *chaosHost) forgot(ms int64) bool {
+// forgot reports whether an agent had lost its state by to, and an agent may not have
+// watched at some time since from: what it does not know then waits for the control plane's memory.
+func (h *chaosHost) forgot(from, to int64) bool {
 	h.notes.Lock()
-	lost := len(h.losses) > 0 && h.losses[0] < ms
+	lost := len(h.losses) > 0 && h.losses[0] < to
 	h.notes.Unlock()
-	return lost && h.unwatched(ms, ms)
+	return lost && h.unwatched(from, to)
 }
 
 // looked waits until the agent has got so many samples more; what happened before

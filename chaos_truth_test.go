@@ -160,10 +160,14 @@ func (w *walk) open(epoch metering.Epoch, before *walk) bool {
 		return before.goesOnAt(epoch.Opened) && epoch.Opening == before.last.Registers && w.missed(w.truth.Looks[:max(0, late)]) <= 1
 	}
 	i := lookStamped(w.truth, epoch.Opened)
-	if i < 0 || w.missed(w.truth.Looks[:i]) > 1 && !w.h.forgot(w.truth.OpenedMS) {
+	if i < 0 {
 		return false
 	}
-	w.giveAway(w.truth.Looks[i].At.Mono.Milliseconds())
+	opened := w.truth.Looks[i].At.Mono.Milliseconds()
+	if w.missed(w.truth.Looks[:i]) > 1 && !w.h.forgot(w.truth.OpenedMS, opened) {
+		return false
+	}
+	w.giveAway(opened)
 	return epoch.Opening.IsZero()
 }
 
@@ -401,7 +405,7 @@ func (w *walk) end() {
 	case w.goesOn || !w.ends():
 	case w.look >= 0 && w.ms < ended:
 		w.say(&w.short, "it ended %d ms after its last reading of %s, and its agent watched", ended-w.ms, w.last.At)
-	case missed > 1 && !(w.look < 0 && w.h.forgot(w.truth.OpenedMS)):
+	case missed > 1 && !(w.look < 0 && w.h.forgot(w.truth.OpenedMS, ended)):
 		w.say(&w.short, "its agent had %d samples more than its last reading of %s tells", missed, w.last.At)
 	}
 	if w.h.last[w.truth.Epoch.ID] && only(counted, w.last.Registers) != only(counted, w.truth.Registers) {
