@@ -10,6 +10,21 @@ import (
 type InForce struct {
 	Plan   *Plan
 	Window metering.Window
+	ready  *Rater // nil: made ready at each use
+}
+
+// Ready is the part made ready for the period, for whoever rates it many times.
+func (p InForce) Ready(period metering.Window) (InForce, error) {
+	var err error
+	p.ready, err = p.rater(period)
+	return p, err
+}
+
+func (p InForce) rater(period metering.Window) (*Rater, error) {
+	if r := p.ready; r != nil && r.plan == p.Plan && r.period == period && r.window == p.Window {
+		return r, nil
+	}
+	return p.Plan.forPart(period, p.Window)
 }
 
 // RateParts rates a period in which the plan changes: one result for each part.
@@ -22,7 +37,11 @@ func RateParts(period metering.Window, parts []InForce, usage []metering.Usage) 
 		return nil, err
 	}
 	if len(parts) == 1 {
-		result, err := parts[0].Plan.Rate(period, usage)
+		rater, err := parts[0].rater(period)
+		if err != nil {
+			return nil, err
+		}
+		result, err := rater.Rate(usage)
 		return []*Result{result}, err
 	}
 	type startKey struct {
@@ -44,7 +63,7 @@ func RateParts(period metering.Window, parts []InForce, usage []metering.Usage) 
 			own, index = append(own, u), append(index, i)
 		}
 		done += len(own)
-		rater, err := part.Plan.forPart(period, part.Window)
+		rater, err := part.rater(period)
 		if err != nil {
 			return nil, err
 		}

@@ -104,6 +104,53 @@ func TestPlanChange(t *testing.T) {
 // TestPlanChangeOfPercentiles: each half of the month has its own percentile at
 // half the price, with allowance and thresholds as they are; and a line's quantity
 // times its price is what it costs.
+// TestReady: a part made ready rates as one that is not, also after its plan, its
+// window or the period became another.
+func TestReady(t *testing.T) {
+	plan := mustPlan(t, splitPlan)
+	dearer := mustPlan(t, strings.Replace(splitPlan, "0.01 per hour", "0.02 per hour", 1))
+	usage := []metering.Usage{{Resource: "vm", Meter: metering.InstanceRunning, Window: november, Quantity: metering.Thousandths(3_600_000 * 800), Start: "1"}}
+	ready, err := rating.InForce{Plan: plan, Window: november}.Ready(november)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := ready
+	other.Plan = dearer
+	early := metering.Window{Start: november.Start, End: middle}
+	firstHalf := ready
+	firstHalf.Window = early
+	for name, tc := range map[string]struct {
+		part  rating.InForce
+		month metering.Window
+	}{"ready": {ready, november}, "of another plan": {other, november}, "of a part": {firstHalf, early}} {
+		usage[0].Window = tc.month
+		got, err := rating.RateParts(tc.month, []rating.InForce{tc.part}, usage)
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		want, err := tc.part.Plan.Rate(tc.month, usage)
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		if total(t, got[0]) != total(t, want) {
+			t.Errorf("%s: %s, want %s", name, total(t, got[0]), total(t, want))
+		}
+	}
+}
+
+func total(t testing.TB, r *rating.Result) string {
+	t.Helper()
+	lines, err := r.Lines()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sum money.Fraction
+	for i := range lines {
+		sum = sum.Add(lines[i].Exact).Sub(lines[i].Allowance)
+	}
+	return sum.Rat().String()
+}
+
 func TestPlanChangeOfPercentiles(t *testing.T) {
 	plan := mustPlan(t, `
 plan: p

@@ -145,9 +145,14 @@ func (t *Trial) sides(ctx context.Context, currency money.Currency, plans *plans
 	if !s.Created.Before(period.End) || !now.After(period.Start) {
 		return nil, "the account has no such period", nil
 	}
-	x = &tried{tenant: s.Tenant, after: invoicing.Whole(period, t.Plan.ForTenant(s.Tenant))}
+	x = &tried{tenant: s.Tenant}
+	if x.after, err = plans.trial(t.Plan.ForTenant(s.Tenant), period); err != nil {
+		return nil, "", err
+	}
 	if t.Against != nil {
-		x.before = invoicing.Whole(period, t.Against.ForTenant(s.Tenant))
+		if x.before, err = plans.trial(t.Against.ForTenant(s.Tenant), period); err != nil {
+			return nil, "", err
+		}
 	} else if x.before, _, _, err = plans.rated(ctx, s.Account, period, fixed[period.Start], anyVersion); errors.Is(err, plandb.ErrNotFound) {
 		return nil, err.Error(), nil
 	} else if err != nil {

@@ -19,6 +19,7 @@ type plans struct {
 	store     *plandb.Store
 	timelines map[string]plandb.Timeline
 	parts     map[partsKey][]plandb.Part
+	whole     map[wholeKey]invoicing.Rated
 }
 
 type partsKey struct {
@@ -27,8 +28,13 @@ type partsKey struct {
 	known      int
 }
 
+type wholeKey struct {
+	plan       *rating.Plan
+	start, end int64
+}
+
 func (r *Run) newPlans() *plans {
-	return &plans{r.cfg.Plans, map[string]plandb.Timeline{}, map[partsKey][]plandb.Part{}}
+	return &plans{r.cfg.Plans, map[string]plandb.Timeline{}, map[partsKey][]plandb.Part{}, map[wholeKey]invoicing.Rated{}}
 }
 
 // anyVersion is known where every version counts.
@@ -55,6 +61,11 @@ func (p *plans) rated(ctx context.Context, a invoicing.Account, period metering.
 		if parts, err = t.Parts(ctx, period, fixed.Version, known); err != nil {
 			return rated, begins, 0, err
 		}
+		for i := range parts {
+			if parts[i].InForce, err = parts[i].Ready(period); err != nil {
+				return rated, begins, 0, fmt.Errorf("plan %s version %d: %w", fixed.Plan, parts[i].Version, err)
+			}
+		}
 		p.parts[k] = parts
 	}
 	rated.Period = period
@@ -62,9 +73,25 @@ func (p *plans) rated(ctx context.Context, a invoicing.Account, period metering.
 		if part.Plan.Currency != a.Currency {
 			return rated, begins, 0, fmt.Errorf("plan %s version %d is in %s, the account in %s", fixed.Plan, part.Version, part.Plan.Currency, a.Currency)
 		}
-		rated.Parts = append(rated.Parts, rating.InForce{Plan: part.Plan.ForTenant(a.Tenant), Window: part.Window})
+		part.Plan = part.Plan.ForTenant(a.Tenant)
+		rated.Parts = append(rated.Parts, part.InForce)
 	}
 	return rated, invoicedb.PlanVersion{Plan: fixed.Plan, Version: parts[0].Version}, t.Newest(), nil
+}
+
+// trial is a period under one plan, published or not.
+func (p *plans) trial(plan *rating.Plan, period metering.Window) (invoicing.Rated, error) {
+	k := wholeKey{plan, period.Start.Unix(), period.End.Unix()}
+	rated, ok := p.whole[k]
+	if !ok {
+		rated = invoicing.Whole(period, plan)
+		var err error
+		if rated.Parts[0], err = rated.Parts[0].Ready(period); err != nil {
+			return invoicing.Rated{}, err
+		}
+		p.whole[k] = rated
+	}
+	return rated, nil
 }
 
 // open is the account's next period to cut.
