@@ -107,8 +107,8 @@ func TestPlanChange(t *testing.T) {
 // TestReady: a part made ready rates as one that is not, also after its plan, its
 // window or the period became another.
 func TestReady(t *testing.T) {
-	plan := mustPlan(t, splitPlan)
-	dearer := mustPlan(t, strings.Replace(splitPlan, "0.01 per hour", "0.02 per hour", 1))
+	const source = "plan: p\ncurrency: EUR\nrates: [{id: running, meter: instance.running, price: 0.01 per hour, cap: 4.90 per month}]\n"
+	plan, dearer := mustPlan(t, source), mustPlan(t, strings.Replace(source, "4.90", "5.90", 1))
 	usage := []metering.Usage{{Resource: "vm", Meter: metering.InstanceRunning, Window: november, Quantity: metering.Thousandths(3_600_000 * 800), Start: "1"}}
 	ready, err := rating.InForce{Plan: plan, Window: november}.Ready(november)
 	if err != nil {
