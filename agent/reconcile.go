@@ -313,6 +313,9 @@ func observe(want hostapi.DesiredInstance, is *Domain, rec *record, now time.Tim
 	case is != nil:
 		o.Lease, o.Start, o.State, o.Address = is.Lease, is.Start, is.State, is.Address
 		o.GuestOff = is.Reason == OffGuest && rec.doing == "" && !active(is)
+		if want.Power == compute.PowerStopped && !active(is) {
+			o.State = compute.StateStopped // also when it crashed before: nobody starts it again
+		}
 	case rec.deleted && want.Power == compute.PowerDeleted:
 		o.State = compute.StateDeleted
 	case want.Power == compute.PowerReleased:

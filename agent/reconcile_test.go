@@ -144,6 +144,21 @@ func TestReconcileRestartsACrashedDomainUnderTheSameStart(t *testing.T) {
 	})
 }
 
+// A domain that crashed and is then wanted off is off: what ended it no longer counts.
+func TestReconcileStopsACrashedDomain(t *testing.T) {
+	reconciling(t, func(t *testing.T, y *yard) {
+		y.Want(order(vm, 1, compute.PowerRunning, 1))
+		time.Sleep(time.Second)
+		if err := y.host.Crash(vm); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(100 * time.Millisecond)
+		y.Want(order(vm, 2, compute.PowerStopped, 1))
+		time.Sleep(time.Minute)
+		y.expect(t, hostapi.ObservedInstance{ID: vm, Generation: 2, State: compute.StateStopped, Start: 1})
+	})
+}
+
 func TestReconcileLeavesAloneWhatIsNotListed(t *testing.T) {
 	reconciling(t, func(t *testing.T, y *yard) {
 		if err := y.host.Start(t.Context(), spec(vm, 1)); err != nil {
