@@ -169,10 +169,10 @@ func (r *priced) bound(parts []Part, gross money.Fraction, share, whole metering
 	if share != whole {
 		limit = limit.Mul(money.FracRat(new(big.Rat).SetFrac(share.Big(), whole.Big())))
 	}
-	over := gross.Sub(limit)
-	if over.Sign() <= 0 {
+	if gross.Cmp(limit) <= 0 {
 		return limit, gross
 	}
+	over := gross.Sub(limit)
 	for i := len(parts) - 1; i >= 0 && over.Sign() > 0; i-- {
 		parts[i].Allowance = over.Min(parts[i].Exact)
 		over = over.Sub(parts[i].Allowance)

@@ -15,6 +15,9 @@ func (r *Result) Lines() ([]Line, error) {
 	charges := make([][]*Charge, len(r.Plan.Rates))
 	for i := range r.Charges {
 		c := &r.Charges[i]
+		if charges[c.index] == nil {
+			charges[c.index] = make([]*Charge, 0, len(r.Charges)-i)
+		}
 		charges[c.index] = append(charges[c.index], c)
 	}
 	var lines []Line
@@ -47,9 +50,12 @@ func (l *Line) collect(c *Charge) {
 		if len(l.Shares) == 0 {
 			l.Price = *p.Price
 		}
+		share := Share{Resource: c.Resource, Quantity: p.Quantity, Exact: p.Exact}
 		l.Exact = l.Exact.Add(p.Exact)
-		l.Allowance = l.Allowance.Add(p.Allowance)
-		l.Shares = append(l.Shares, Share{Resource: c.Resource, Quantity: p.Quantity, Exact: p.Exact.Sub(p.Allowance)})
+		if !p.Allowance.IsZero() {
+			l.Allowance, share.Exact = l.Allowance.Add(p.Allowance), p.Exact.Sub(p.Allowance)
+		}
+		l.Shares = append(l.Shares, share)
 	}
 }
 

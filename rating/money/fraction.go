@@ -158,7 +158,12 @@ func (f Fraction) Times(q metering.Quantity) Fraction {
 }
 
 // Cmp is −1, 0 or 1 as f is less than, equal to or more than g.
-func (f Fraction) Cmp(g Fraction) int { return f.Sub(g).Sign() }
+func (f Fraction) Cmp(g Fraction) int {
+	if f.large == nil && g.large == nil && f.den == g.den && !f.negative && !g.negative {
+		return metering.Quantity{Hi: f.hi, Lo: f.lo}.Cmp(metering.Quantity{Hi: g.hi, Lo: g.lo})
+	}
+	return f.Sub(g).Sign()
+}
 
 // Min is the smaller of the two.
 func (f Fraction) Min(g Fraction) Fraction {

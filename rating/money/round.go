@@ -183,11 +183,11 @@ func sharesFast(parts []Fraction, currency Currency, mode Rounding) (whole Amoun
 	}
 	rests := make([]rest, len(parts))
 	shares = make([]Amount, len(parts))
-	left := int64(0)
+	left, perUnit := int64(0), currency.minorPerUnit()
 	for i, p := range parts {
 		hi, lo, fits := mul128(p.hi, p.lo, sum.den/p.denominator())
 		sum.hi, sum.lo, ok = add128(sum.hi, sum.lo, hi, lo)
-		hi, lo, small := mul128(hi, lo, currency.minorPerUnit())
+		hi, lo, small := mul128(hi, lo, perUnit)
 		if !fits || !ok || !small || hi >= sum.den {
 			return Amount{}, nil, false
 		}
