@@ -21,16 +21,15 @@ const maxInstants = 1000
 
 // Each row counts for the first instant it lies at or before, n counted from 0;
 // what it counts for later ones follows by taking maxima from left to right. So
-// every row is read once, however many instants there are. n is found from the last
-// bound before the row.
+// every row is read once, however many instants there are.
 const (
 	atSlotsSQL = `
-SELECT epoch, transform(roundDown(toInt64(toUnixTimestamp(slot)) - 1, {bounds:Array(Int64)}), {bounds:Array(Int64)}, {bound_n:Array(UInt32)}, toUInt32(0)) AS n, %s
+SELECT epoch, %s AS n, %s
 FROM reading_slots
 WHERE tenant IN {tenants:Array(String)}%s AND slot <= toDateTime({last:Int64}, 'UTC')`
 
 	atReadingsSQL = `
-SELECT epoch, transform(roundDown(toUnixTimestamp64Milli(at) - 1, {instants:Array(Int64)}), {instants:Array(Int64)}, {instant_n:Array(UInt32)}, toUInt32(0)) AS n, %s
+SELECT epoch, %s AS n, %s
 FROM readings
 WHERE tenant IN {tenants:Array(String)}%s AND (%s)`
 
@@ -158,14 +157,8 @@ func atQuery(tenants []metering.TenantID, some map[metering.EpochID]Total, at []
 			inside = append(inside, fmt.Sprintf(withinSQL, bound.UnixMilli(), t))
 		}
 	}
-	last := bounds[len(bounds)-1]
-	bounds, boundN := places(bounds)
-	args := []any{
-		clickhouse.Named("tenants", texts(tenants)),
-		clickhouse.Named("bounds", bounds),
-		clickhouse.Named("bound_n", boundN),
-		clickhouse.Named("last", last),
-	}
+	slot, args := place("toInt64(toUnixTimestamp(slot))", "bounds", bounds)
+	args = append(args, clickhouse.Named("tenants", texts(tenants)), clickhouse.Named("last", bounds[len(bounds)-1]))
 	of := ""
 	if some != nil {
 		var instances, epochs []string
@@ -175,26 +168,37 @@ func atQuery(tenants []metering.TenantID, some map[metering.EpochID]Total, at []
 		of = ofEpochsSQL
 		args = append(args, clickhouse.Named("instances", instances), clickhouse.Named("epochs", epochs))
 	}
-	from := fmt.Sprintf(atSlotsSQL, registers, of)
+	from := fmt.Sprintf(atSlotsSQL, slot, registers, of)
 	if len(inside) > 0 {
-		from += "\nUNION ALL" + fmt.Sprintf(atReadingsSQL, registers, of, strings.Join(inside, "\n OR "))
-		instants, instantN := places(at)
-		args = append(args, clickhouse.Named("instants", instants), clickhouse.Named("instant_n", instantN))
+		reading, more := place("toUnixTimestamp64Milli(at)", "instants", at)
+		from += "\nUNION ALL" + fmt.Sprintf(atReadingsSQL, reading, registers, of, strings.Join(inside, "\n OR "))
+		args = append(args, more...)
 	}
 	return fmt.Sprintf(atSQL, maxima, from), args
 }
 
-// places are the given bounds, each once, after one before all times, and how many
-// of those given lie at or before each.
-func places(ascending []int64) (bounds []int64, n []uint32) {
-	bounds, n = []int64{-1}, []uint32{0}
-	for i, bound := range ascending {
-		if bound != bounds[len(bounds)-1] {
-			bounds, n = append(bounds, bound), append(n, 0)
+// fewBounds are counted one by one; of more, the last one before is looked up.
+const fewBounds = 4
+
+// place is how many of the bounds, which ascend, lie before when. Its arguments
+// are named after name.
+func place(when, name string, bounds []int64) (expression string, args []any) {
+	if len(bounds) <= fewBounds {
+		before := make([]string, len(bounds))
+		for i, bound := range bounds {
+			before[i] = fmt.Sprintf("(%s > %d)", when, bound)
+		}
+		return "toUInt32(" + strings.Join(before, " + ") + ")", nil
+	}
+	once, n := []int64{-1}, []uint32{0} // after one before all times, each once, and how many lie at or before it
+	for i, bound := range bounds {
+		if bound != once[len(once)-1] {
+			once, n = append(once, bound), append(n, 0)
 		}
 		n[len(n)-1] = uint32(i + 1)
 	}
-	return bounds, n
+	return fmt.Sprintf("transform(roundDown(%[1]s - 1, {%[2]s:Array(Int64)}), {%[2]s:Array(Int64)}, {%[2]s_n:Array(UInt32)}, toUInt32(0))", when, name),
+		[]any{clickhouse.Named(name, once), clickhouse.Named(name+"_n", n)}
 }
 
 // Slot is the largest value of each register of one epoch within one slot.
