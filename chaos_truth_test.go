@@ -369,7 +369,13 @@ func (w *walk) checkCounters(r metering.Reading) {
 		}
 	}
 	if found < 0 {
-		w.say(&w.short, "no sample showed the counters of %s: %v", r.At, named(want))
+		var showed []int64
+		for _, l := range w.truth.Looks {
+			if l.Counters == want {
+				showed = append(showed, l.At.Mono.Milliseconds())
+			}
+		}
+		w.say(&w.short, "no sample up to %d ms and from the last reading's on showed the counters of %s: %v; those at %v ms did", w.ms, r.At, named(want), showed)
 		return
 	}
 	w.look = found
