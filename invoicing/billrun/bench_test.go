@@ -157,10 +157,10 @@ func BenchmarkBacktest(b *testing.B) {
 	b.ReportMetric(float64(b.N)*tenants*each/b.Elapsed().Seconds(), "instances/s")
 }
 
-// BenchmarkMonthOf10000 rates October of 10,000 instances, with a reading an hour
-// each, under two plans, from the readings, epochs, allocations and books to what
+// BenchmarkMonthOf10000 rates October of 10,000 instances, each with all its slots of
+// a month, under two plans, from the readings, epochs, allocations and books to what
 // each tenant pays: against the bare query for where the epochs stood at the month's
-// ends. More readings make that slower and the rest not.
+// ends.
 func BenchmarkMonthOf10000(b *testing.B) {
 	b.Run("100 tenants", func(b *testing.B) { monthOf10000(b, 100) })
 	b.Run("10000 tenants", func(b *testing.B) { monthOf10000(b, 10_000) })
@@ -170,17 +170,22 @@ func BenchmarkMonthOf10000(b *testing.B) {
 // made once for all runs.
 var months = map[int]*clickhouse.Options{}
 
-// monthSQL is readings of all instances, at each hour from October 2nd on.
-const monthSQL = `
-INSERT INTO readings (tenant, instance, epoch, at, received, running_ms, vcpu_ms, cpu_ns, memory_mib_ms, net_public_tx_bytes)
-WITH intDiv(number, 744) + 1 AS i, number %% 744 + 1 AS n, toDateTime('2026-10-02 00:00:00', 'UTC') + toIntervalHour(n) AS hour
+// monthSQL are the slots of some instances from October 2nd on, and where their
+// epochs stand, as the views would have them of readings.
+var monthSQL = []string{`
+INSERT INTO reading_slots (tenant, instance, epoch, slot, at, running_ms, vcpu_ms, cpu_ns, memory_mib_ms, net_public_tx_bytes)
+WITH intDiv(number, 8928) + 1 AS i, number %% 8928 + 1 AS n, toDateTime('2026-10-02 00:00:00', 'UTC') + toIntervalMinute(5 * n) AS end
 SELECT concat('ten_', toString(i %% %[1]d + 1)), concat('ins_', toString(i)), leftPad(lower(hex(i)), 32, '0'),
-	hour, hour, n * 3600000, n * 3600000, n * 1800000000000 + intHash64(number) %% 1000000000000,
-	n * 3686400000, n * 50000000 + intHash64(number) %% 10000000
-FROM numbers(%[2]d, %[3]d)`
+	end, end, n * 300000, n * 300000, n * 150000000000 + intHash64(number) %% 100000000000,
+	n * 307200000, n * 5000000 + intHash64(number) %% 1000000
+FROM numbers(%[2]d, %[3]d)`, `
+INSERT INTO epoch_totals (tenant, instance, epoch, at, received, running_ms, vcpu_ms, cpu_ns, memory_mib_ms, net_public_tx_bytes)
+SELECT tenant, instance, epoch, slot, slot, running_ms, vcpu_ms, cpu_ns, memory_mib_ms, net_public_tx_bytes
+FROM reading_slots
+WHERE slot = '2026-11-02 00:00:00'`}
 
 func monthOf10000(b *testing.B, tenants int) {
-	const instances, hours, atOnce = 10_000, 744, 744_000
+	const instances, slots, atOnce = 10_000, 8928, 8_928_000
 	options := months[tenants]
 	if options == nil {
 		options = readingtest.Options(b)
@@ -196,9 +201,10 @@ func monthOf10000(b *testing.B, tenants int) {
 	h.check(err)
 	defer conn.Close()
 	if months[tenants] == nil {
-		for made := 0; made < instances*hours; made += atOnce {
-			h.check(conn.Exec(b.Context(), fmt.Sprintf(monthSQL, tenants, made, atOnce)))
+		for made := 0; made < instances*slots; made += atOnce {
+			h.check(conn.Exec(b.Context(), fmt.Sprintf(monthSQL[0], tenants, made, atOnce)))
 		}
+		h.check(conn.Exec(b.Context(), monthSQL[1]))
 		months[tenants] = options
 	}
 	bare := "SELECT epoch, slot > '2026-09-30 22:00:00' AS n, max(" + strings.Join(metering.RegisterNames(), "), max(") +
