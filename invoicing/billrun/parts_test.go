@@ -15,6 +15,7 @@ import (
 
 	"github.com/usance/usance/invoicing"
 	"github.com/usance/usance/invoicing/billrun"
+	"github.com/usance/usance/invoicing/invoicedb"
 	"github.com/usance/usance/metering"
 	"github.com/usance/usance/metering/allocdb"
 	"github.com/usance/usance/metering/readingdb/readingtest"
@@ -148,7 +149,11 @@ func TestPublishAndCutAtOnce(t *testing.T) {
 	for n, ten := range tenants {
 		wg.Go(func() {
 			for day := 2; day <= lastDay; day++ {
-				if _, err := houses[n%2].Cut(context.Background(), ten, at(fmt.Sprintf("2026-10-%02d 12:00", day))); err != nil {
+				_, err := houses[n%2].Cut(context.Background(), ten, at(fmt.Sprintf("2026-10-%02d 12:00", day)))
+				for errors.Is(err, invoicedb.ErrConflict) { // on a busy machine more were published than a cut waits for
+					_, err = houses[n%2].Cut(context.Background(), ten, at(fmt.Sprintf("2026-10-%02d 12:00", day)))
+				}
+				if err != nil {
 					t.Error(err)
 				}
 			}
