@@ -125,7 +125,8 @@ func (w *walk) prolong(next []life) {
 func (w *walk) follow(l life, before *walk) {
 	w.ms = w.truth.OpenedMS
 	if len(l.readings) > 0 && !w.open(l.record, before) {
-		w.say(&w.short, "it opened at %s with %v, which is neither its start %s nor a sample", l.record.Opened, named(l.record.Opening), w.truth.Epoch.Opened)
+		w.say(&w.short, "it opened at %s with %v, which is neither its start %s (%d ms) nor the first sample that an agent had; samples: %s", l.record.Opened, named(l.record.Opening),
+			w.truth.Epoch.Opened, w.truth.OpenedMS, w.looks())
 		return
 	}
 	slices.SortFunc(l.readings, func(a, b metering.Reading) int {
@@ -169,6 +170,22 @@ func (w *walk) open(epoch metering.Epoch, before *walk) bool {
 	}
 	w.giveAway(opened)
 	return epoch.Opening.IsZero()
+}
+
+// looks are the first samples of the epoch, for messages.
+func (w *walk) looks() (text string) {
+	for _, look := range w.truth.Looks[:min(20, len(w.truth.Looks))] {
+		at := look.At.Mono.Milliseconds()
+		text += fmt.Sprintf("%d ms %s", at, look.At.Wall.Format("15:04:05.000"))
+		if !w.h.machine.delivered(look) {
+			text += " lost"
+		}
+		if w.h.unwatched(at, at) {
+			text += " unwatched"
+		}
+		text += "; "
+	}
+	return text + fmt.Sprintf("losses of state: %v ms", w.h.losses)
 }
 
 // goesOnAt reports whether the next epoch of its process, which opened at, begins where
