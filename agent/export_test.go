@@ -49,7 +49,7 @@ func (g *Rig) Event(e Event) { g.r.event(context.Background(), e); g.settle() }
 
 // Watch says that events arrive from now on, or no longer do.
 func (g *Rig) Watch(live bool) {
-	g.r.meter.watch(live)
+	g.r.meter.watch(g.r.clock(), live)
 	g.r.begin(context.Background())
 	g.settle()
 }

@@ -36,10 +36,11 @@ type Hypervisor interface {
 	Release(ctx context.Context, id metering.InstanceID) error
 	// Delete removes the (stopped) domain and its disks. Repeating it is harmless.
 	Delete(ctx context.Context, id metering.InstanceID) error
-	// Watch calls f for every change of a domain until ctx ends or the
-	// connection breaks; then it returns why. Events may be lost between two
-	// watches: the caller samples and lists after each new start.
-	Watch(ctx context.Context, f func(Event)) error
+	// Watch calls live once no change will be missed any more, and then f for
+	// every change of a domain until ctx ends or the connection breaks; then it
+	// returns why. Events may be lost between two watches: the caller samples and
+	// lists after each live.
+	Watch(ctx context.Context, live func(), f func(Event)) error
 }
 
 // Spec is a domain as it should be made.

@@ -38,6 +38,7 @@ import (
 type journal struct {
 	path  string // of the state file
 	spool *spool.Spool
+	lost  bool // what the state file says of it, or its absence
 }
 
 // state is the file's content.
@@ -46,8 +47,9 @@ type state struct {
 	Boot    string    `json:"boot"`
 	Open    []*domain `json:"open"`
 	Ended   []*domain `json:"ended"` // their last readings may not be in the spool
-	// Lost says that in this boot a state was lost: a process that is not in
-	// Open may still be one that the control plane remembers.
+	// Lost says that in this boot a state was lost, or never was there, and the
+	// control plane's memory has not taken its place yet: a process that is not
+	// in Open may still be one that the control plane remembers.
 	Lost bool `json:"lost,omitempty"`
 }
 
@@ -58,7 +60,7 @@ const stateVersion = 1
 func (j *journal) load(m *meter, log *slog.Logger) error {
 	text, err := os.ReadFile(j.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		m.lost = true
+		m.lost, j.lost = true, true
 		return nil
 	}
 	if err != nil {
@@ -68,11 +70,12 @@ func (j *journal) load(m *meter, log *slog.Logger) error {
 	if err := json.Unmarshal(text, &s); err != nil || s.Version != stateVersion {
 		log.Error("the meter's state cannot be used; asking the control plane instead",
 			"file", j.path, "version", s.Version, "err", err)
-		m.lost = true
+		m.lost, j.lost = true, true
 		return os.Rename(j.path, j.path+".bad")
 	}
 	m.ended = s.Ended
 	m.lost = s.Lost && s.Boot == m.boot
+	j.lost = m.lost
 	for _, d := range s.Open {
 		if s.Boot != m.boot { // no process outlives its host's boot
 			m.ended = append(m.ended, d)
@@ -95,11 +98,15 @@ func (j *journal) commit(m *meter) error {
 	}
 	batch := m.batch
 	m.batch = metering.Batch{}
-	if len(batch.Readings) == 0 {
+	if len(batch.Readings) == 0 && m.lost == j.lost {
 		return nil
 	}
 	if err := j.write(m); err != nil {
 		return fmt.Errorf("keep the meter's state: %w", err)
+	}
+	j.lost = m.lost
+	if len(batch.Readings) == 0 {
+		return nil
 	}
 	batch.Epochs = once(batch.Epochs)
 	if err := j.spool.Append(&batch, len(ended) > 0); err != nil {

@@ -33,13 +33,16 @@ type meter struct {
 	off map[metering.InstanceID]int64
 	// lost says that this agent has no memory of what it measured before, so the
 	// control plane's must be heard before a process that ran already gets an
-	// epoch; known is its answer, nil until it comes.
-	lost     bool
-	known    []hostapi.KnownEpoch
-	heard    bool
-	watching bool           // events are arriving
-	batch    metering.Batch // readings taken and not yet in the spool
-	log      *slog.Logger
+	// epoch; known is its answer, nil until it comes. stood are the instances that
+	// stood still at some time meanwhile.
+	lost      bool
+	known     []hostapi.KnownEpoch
+	heard     bool
+	stood     map[metering.InstanceID]bool
+	watching  bool           // events are arriving
+	watchedMS int64          // since when
+	batch     metering.Batch // readings taken and not yet in the spool
+	log       *slog.Logger
 }
 
 // process is one life of QEMU.
@@ -102,6 +105,7 @@ func newMeter(boot string, log *slog.Logger) *meter {
 		starting: map[metering.InstanceID]*domain{},
 		gone:     map[metering.InstanceID]process{},
 		off:      map[metering.InstanceID]int64{},
+		stood:    map[metering.InstanceID]bool{},
 		log:      log,
 	}
 }
@@ -122,6 +126,9 @@ func (m *meter) event(at Instant, e Event) bool {
 	if e.Kind == EventStopped {
 		m.off[e.ID] = at.ms()
 	}
+	if d == nil && m.lost && e.Kind != EventStopped {
+		m.stood[e.ID] = true
+	}
 	if d == nil || at.ms() < d.OpenedMS {
 		return false // of a process before this one
 	}
@@ -135,7 +142,8 @@ func (m *meter) event(at Instant, e Event) bool {
 	}
 	switch e.Kind {
 	case EventPaused, EventResumed:
-		d.Paused, d.leaving, d.doubted = e.Kind == EventPaused, false, false
+		// Of the time that nobody watched it says that the state changed: all of it counts as paused.
+		d.Paused, d.leaving, d.doubted = e.Kind == EventPaused || d.unwatched, false, false
 		d.ChangedMS = at.ms()
 	case EventLeaving:
 		d.leaving, d.doubted = true, false
@@ -172,7 +180,7 @@ func (m *meter) sample(at Instant, s Sample) bool {
 		delete(m.starting, s.ID)
 	}
 	d.observe(at, s)
-	d.unwatched = !m.watching
+	d.unwatched = !m.watching || at.ms() < m.watchedMS
 	return notable
 }
 
@@ -187,6 +195,7 @@ func (m *meter) open(at Instant, s Sample, p process) *domain {
 	}
 	delete(m.off, s.ID)
 	if d == nil && m.lost {
+		m.stood[s.ID] = m.stood[s.ID] || s.Paused
 		if !m.heard {
 			return nil
 		}
@@ -224,7 +233,7 @@ func (m *meter) adopt(at Instant, s Sample, p process) *domain {
 	}
 	d := &domain{
 		Epoch: known.Epoch, Process: p, Ordinal: ordinal, Registers: known.Epoch.Opening,
-		Counters: map[string]uint64{}, Paused: s.Paused, unwatched: true,
+		Counters: map[string]uint64{}, Paused: m.stood[s.ID], unwatched: true,
 	}
 	last := known.Epoch.Opened
 	if known.Largest != nil {
@@ -346,10 +355,28 @@ func (m *meter) listed(list []Domain) (closed bool) {
 	return closed
 }
 
-// watch notes that events arrive from now on, or no longer do. A domain that
-// nobody watches stands still until a sample shows that the same process runs.
-func (m *meter) watch(live bool) {
-	m.watching = live
+// recall ends the loss of memory: the control plane was heard, and every process
+// that the hypervisor's list has runs under an open epoch, or ended meanwhile. One
+// that begins from now on nobody can remember. It reports whether that is so.
+func (m *meter) recall(list []Domain) bool {
+	if !m.lost || !m.heard {
+		return false
+	}
+	for _, l := range list {
+		p := process{l.PID, l.PIDStart}
+		if d := m.domains[l.ID]; l.PID != 0 && m.gone[l.ID] != p && (d == nil || d.Process != p) {
+			return false
+		}
+	}
+	m.lost, m.known = false, nil
+	clear(m.stood)
+	return true
+}
+
+// watch notes that from the instant at on events arrive, or no longer do. A domain that
+// nobody watches stands still until a later sample shows that the same process runs.
+func (m *meter) watch(at Instant, live bool) {
+	m.watching, m.watchedMS = live, at.ms()
 	if live {
 		return
 	}

@@ -74,17 +74,17 @@ func benchIn(t tester, dir string) *bench {
 // that causes them.
 func (b *bench) watch() {
 	ctx, cancel := context.WithCancel(context.Background())
-	watching := make(chan struct{})
+	watching, ended := make(chan struct{}), make(chan struct{})
 	go func() {
-		defer close(watching)
-		b.host.Watch(ctx, func(e agent.Event) {
+		defer close(ended)
+		b.host.Watch(ctx, func() { close(watching) }, func(e agent.Event) {
 			if !b.deaf && b.rig != nil {
 				b.rig.Event(e)
 			}
 		})
 	}()
-	b.host.WaitWatched()
-	b.t.Cleanup(func() { cancel(); <-watching })
+	<-watching
+	b.t.Cleanup(func() { cancel(); <-ended })
 }
 
 // start starts an agent; kill ends it as kill -9 does.
@@ -652,6 +652,80 @@ func TestLostStateOfAnUnknownProcess(t *testing.T) {
 	}
 }
 
+// Once an agent without memory has heard the control plane and seen all that runs, the
+// next one needs neither: what it does not know began after that.
+func TestMemoryIsRegainedForGood(t *testing.T) {
+	b := newBench(t) // a first agent, that has heard the control plane
+	b.kill()
+	b.boot(1)
+	b.host.Advance(5 * time.Second)
+	b.start() // and this one has not
+	b.run(10 * time.Second)
+	b.full()
+	b.receive()
+	truth := b.host.Truths()[0]
+	if got, _ := b.got(truth.Epoch.ID); got[metering.RunningMS] != 10_000 {
+		t.Errorf("running_ms = %d, want 10000: from when it was seen", got[metering.RunningMS])
+	}
+}
+
+// A process that did not answer when the control plane was heard is still unknown,
+// and the next agent waits for the control plane, too.
+func TestMemoryIsNotRegainedWithoutAllProcesses(t *testing.T) {
+	b := newBench(t)
+	b.boot(1)
+	b.run(20 * time.Second)
+	b.full()
+	b.receive()
+	b.kill()
+	b.must(os.RemoveAll(b.dir))
+	b.must(b.host.SetHung(vm, true))
+	b.start()
+	b.rig.Known(b.known())
+	b.run(20 * time.Second)
+	b.kill()
+	b.must(b.host.SetHung(vm, false))
+	b.start()
+	b.run(5 * time.Second)
+	received := len(b.readings)
+	b.receive()
+	if len(b.readings) != received {
+		t.Fatal("an epoch was opened before the control plane was heard")
+	}
+	b.rig.Known(b.known())
+	b.run(10 * time.Second)
+	b.full()
+	b.receive()
+	truth := b.host.Truths()[0]
+	got, _ := b.got(truth.Epoch.ID)
+	if under := truth.Registers.Sub(got); !got.Sub(truth.Registers).IsZero() || under[metering.RunningMS] > 10 {
+		t.Errorf("running_ms = %d, want %d, or up to 10 less", got[metering.RunningMS], truth.Registers[metering.RunningMS])
+	}
+}
+
+// A sample that was read before anybody watched does not tell that the domain still runs.
+func TestSampleFromBeforeWatching(t *testing.T) {
+	b := newBench(t)
+	b.boot(1)
+	b.host.Advance(8500 * time.Millisecond)
+	b.rig.Tick()
+	b.rig.Watch(false)
+	stale, err := b.host.Sample(t.Context())
+	b.must(err)
+	b.host.Advance(100 * time.Millisecond)
+	b.deaf = true
+	b.must(b.host.Crash(vm))
+	b.deaf = false
+	b.host.Advance(100 * time.Millisecond)
+	b.rig.Watch(true)
+	b.rig.TakeSamples(stale)
+	b.run(5 * time.Second)
+	b.receive()
+	if got, _ := b.got(b.host.Truths()[0].Epoch.ID); got[metering.RunningMS] != 8500 {
+		t.Errorf("running_ms = %d, want 8500: the end was not seen", got[metering.RunningMS])
+	}
+}
+
 func TestUnusableStateFileIsPutAside(t *testing.T) {
 	b := newBench(t)
 	b.boot(1)
@@ -694,6 +768,29 @@ func TestStateThatChangedUnwatchedCountsAsPaused(t *testing.T) {
 					got[metering.RunningMS], got[metering.PausedMS], bridged)
 			}
 		})
+	}
+}
+
+// An event that comes before the new agent could read the domain does not make the time
+// that nobody watched one of running.
+func TestResumedBeforeItWasRead(t *testing.T) {
+	b := newBench(t)
+	b.boot(1)
+	b.run(10 * time.Second)
+	b.must(b.host.Pause(vm))
+	b.kill()
+	b.must(b.host.SetHung(vm, true))
+	b.host.Advance(5 * time.Second)
+	b.start()
+	b.must(b.host.Resume(vm))
+	b.host.Advance(3 * time.Second)
+	b.must(b.host.SetHung(vm, false))
+	b.full()
+	b.receive()
+	got, bridged := b.got(b.host.Truths()[0].Epoch.ID)
+	if got[metering.RunningMS] != 10_000 || got[metering.PausedMS] != 8_000 || bridged != 0 {
+		t.Errorf("running %d, paused %d, bridged %d ms; want 10000, 8000, 0: of all that nobody watched the lower price",
+			got[metering.RunningMS], got[metering.PausedMS], bridged)
 	}
 }
 

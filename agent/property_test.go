@@ -46,6 +46,7 @@ type history struct {
 	*bench
 	rt     *rapid.T
 	down   bool // the hypervisor's daemon
+	cut    bool // the agent has not heard the control plane
 	starts metering.StartNo
 	flaws  map[metering.EpochID]*flaws
 }
@@ -59,6 +60,8 @@ type flaws struct {
 	replaced  bool // a device was replaced: what it had since the last sample is gone
 	unread    bool // its counters could not be read for a while
 	hung      bool // its QEMU does not answer
+
+	vcpus uint64 // what it was resized to
 }
 
 func (h *history) flaw(id metering.InstanceID) *flaws {
@@ -78,7 +81,7 @@ func (h *history) flaw(id metering.InstanceID) *flaws {
 // That reading is received: an epoch of which nobody remembers anything is part of
 // the one that follows it.
 func (h *history) resize(id metering.InstanceID, f *flaws) bool {
-	if !h.watched() || f.hung {
+	if !h.watched() || h.cut || f.hung {
 		return false
 	}
 	for _, t := range h.host.Truths() {
@@ -92,7 +95,9 @@ func (h *history) resize(id metering.InstanceID, f *flaws) bool {
 		s.Lease = t.Epoch.Lease + 1
 		s.Flavor.VCPUs = 1 + int(s.Lease) // what runs only grows
 		h.must(h.host.Resize(h.t.Context(), s))
-		*h.flaw(id) = *f
+		next := h.flaw(id)
+		*next = *f
+		next.vcpus = uint64(s.Flavor.VCPUs)
 		return true
 	}
 	return false
@@ -105,7 +110,7 @@ func (h *history) step() {
 	f := h.flaw(id)
 	switch rapid.SampledFrom([]string{
 		"run", "run", "run", "start", "start", "stop", "resize", "resize and kill", "crash", "guest off", "pause", "resume", "replace",
-		"hang", "answer", "unreadable", "readable", "kill", "agent", "agent", "lose state", "down", "up", "step", "sleep", "full", "receive",
+		"hang", "answer", "unreadable", "readable", "kill", "agent", "agent", "lose state", "down", "up", "step", "sleep", "full", "receive", "hear",
 	}).Draw(h.rt, "what") {
 	case "run":
 		h.run(time.Duration(rapid.IntRange(1, 90_000).Draw(h.rt, "ms")) * time.Millisecond)
@@ -164,7 +169,11 @@ func (h *history) step() {
 		h.unwatched()
 	case "agent":
 		if h.rig == nil {
-			h.agent()
+			h.agent(rapid.Bool().Draw(h.rt, "heard"))
+		}
+	case "hear":
+		if h.rig != nil {
+			h.hear()
 		}
 	case "lose state":
 		if h.rig != nil {
@@ -199,11 +208,18 @@ func (h *history) step() {
 	}
 }
 
-// agent starts an agent, which hears what the control plane knows.
-func (h *history) agent() {
+// agent starts an agent, which may hear what the control plane knows, or that later.
+func (h *history) agent(heard bool) {
 	h.start()
 	h.rig.Watch(!h.down)
+	if h.cut = true; heard {
+		h.hear()
+	}
+}
+
+func (h *history) hear() {
 	h.rig.Known(h.known())
+	h.cut = false
 }
 
 // forgot notes what an agent that forgot everything cannot know: time before a
@@ -242,7 +258,9 @@ func (h *history) up() {
 func (h *history) restore() {
 	h.up()
 	if h.rig == nil {
-		h.agent()
+		h.agent(true)
+	} else if h.cut {
+		h.hear()
 	}
 	for _, t := range h.host.Truths() {
 		if !t.Ended {
@@ -266,6 +284,9 @@ func (h *history) check() {
 		over := got.Sub(want)
 		if lived := want[metering.RunningMS] + want[metering.PausedMS]; f.unseen && got[metering.RunningMS]+got[metering.PausedMS] <= lived {
 			over[metering.PausedMS] = 0 // time of which the state is not known counts as paused
+			if got[metering.VCPUMS] <= got[metering.RunningMS]*f.vcpus {
+				over[metering.VCPUMS] = 0 // time of which the size is not known counts as after the resize
+			}
 		}
 		if !over.IsZero() {
 			h.t.Errorf("start %d is billed more than it used: %v", truth.Epoch.Start, named(over))

@@ -40,7 +40,7 @@ func reconciling(t *testing.T, f func(t *testing.T, y *yard)) {
 			return nil
 		})
 		ctx, cancel := context.WithCancel(t.Context())
-		go y.host.Watch(ctx, func(e agent.Event) {
+		go y.host.Watch(ctx, func() {}, func(e agent.Event) {
 			y.did(string(e.Kind))
 			y.Look()
 		})

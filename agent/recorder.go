@@ -123,7 +123,7 @@ func (r *recorder) run(ctx context.Context) {
 		case e := <-r.events:
 			r.event(ctx, e)
 		case live := <-r.watching:
-			r.meter.watch(live)
+			r.meter.watch(r.clock(), live)
 			r.stat.change(func(c *RecorderStat) { c.Watching = live })
 			r.begin(ctx)
 		case known := <-r.known:
@@ -147,8 +147,7 @@ func (r *recorder) run(ctx context.Context) {
 // watch hears the hypervisor's events until ctx ends.
 func (r *recorder) watch(ctx context.Context) {
 	for {
-		r.say(ctx, true)
-		err := r.hypervisor.Watch(ctx, func(e Event) {
+		err := r.hypervisor.Watch(ctx, func() { r.say(ctx, true) }, func(e Event) {
 			select {
 			case r.events <- e:
 			case <-ctx.Done():
@@ -211,7 +210,7 @@ func (r *recorder) begin(ctx context.Context) {
 	}
 	r.sampling, r.again = true, false
 	r.served, r.waiting = r.waiting, nil
-	list := r.list
+	list := r.list || r.meter.lost && r.meter.heard
 	r.list = false
 	go func() {
 		ctx, cancel := context.WithTimeout(ctx, sampleTimeout)
@@ -250,6 +249,9 @@ func (r *recorder) take(ctx context.Context, s samples) {
 	}
 	if s.listed && r.meter.listed(s.domains) {
 		r.changed()
+	}
+	if s.err == nil && s.listed && r.meter.recall(s.domains) {
+		r.log.Info("what ran before this agent is known again")
 	}
 	if len(r.served) > 0 {
 		r.meter.round(at, 2*r.interval)

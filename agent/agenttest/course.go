@@ -58,6 +58,16 @@ func (c *Course) TimesAt(ms int64) (r metering.Registers) {
 	return r
 }
 
+// Turned reports whether the epoch was paused or resumed between two instants, both included.
+func (c *Course) Turned(fromMS, toMS int64) bool {
+	for i, p := range c.phases {
+		if i > 0 && p.paused != c.phases[i-1].paused && fromMS <= p.fromMS && p.fromMS <= toMS {
+			return true
+		}
+	}
+	return false
+}
+
 // add lets ms pass in the phase.
 func (p *phase) add(r *metering.Registers, ms uint64) {
 	if p.paused {

@@ -34,6 +34,7 @@ func TestCourseKnowsEveryInstant(t *testing.T) {
 	must(h.Start(t.Context(), agent.Spec{ID: id, Lease: 1, Start: 1, Flavor: compute.Flavor{VCPUs: 2, MemoryMiB: 512}}))
 	look()
 	pass(1500 * time.Millisecond)
+	paused := h.Now().Mono.Milliseconds()
 	must(h.Pause(id))
 	pass(700 * time.Millisecond)
 	must(h.Resume(id))
@@ -50,6 +51,9 @@ func TestCourseKnowsEveryInstant(t *testing.T) {
 	truths := h.Truths()
 	if len(truths) != 2 || truths[0].EndedMS != opened || truths[1].OpenedMS != opened {
 		t.Fatalf("epochs %+v, want two that meet at %d", truths, opened)
+	}
+	if c := &truths[0].Course; !c.Turned(paused, paused) || !c.Turned(paused+1, opened) || c.Turned(paused+701, opened) || c.Turned(0, paused-1) {
+		t.Errorf("turned at other instants than %d ms and 700 ms later", paused)
 	}
 	late := opened + 60 // an agent sees the new labels then
 	under := truths[0].Until(truths[1].Course, late)

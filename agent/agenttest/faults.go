@@ -29,15 +29,6 @@ func (h *Host) SetLoadAtStart(l Load) {
 	h.load = &l
 }
 
-// WaitWatched returns when somebody watches.
-func (h *Host) WaitWatched() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for len(h.watchers) == 0 {
-		h.watched.Wait()
-	}
-}
-
 // SetFlavor sets the vCPUs and memory of a running instance, without new labels.
 func (h *Host) SetFlavor(id metering.InstanceID, f compute.Flavor) error {
 	return h.change(id, func(d *domain, _ agent.Instant) error {
@@ -191,10 +182,8 @@ func (h *Host) SetDown(on bool) {
 	}
 	h.down = ErrDown
 	for w := range h.watchers {
-		select {
-		case w.broken <- ErrDown:
-		default:
-		}
+		w.broken <- ErrDown
+		delete(h.watchers, w)
 	}
 }
 

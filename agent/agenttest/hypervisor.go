@@ -37,7 +37,6 @@ type Host struct {
 	past      []Truth // epochs that ended
 	nextPID   int
 	watchers  map[*watcher]bool
-	watched   sync.Cond // watchers changed
 	down      error
 	delay     time.Duration
 	resizeErr error
@@ -66,7 +65,6 @@ func newHost(seed uint64, start time.Time, live bool) *Host {
 		nextPID:  1000,
 		watchers: map[*watcher]bool{},
 	}
-	h.watched.L = &h.mu
 	h.clock = newClock(start, live, h.rand.Uint64())
 	return h
 }
@@ -288,7 +286,7 @@ func (h *Host) Delete(ctx context.Context, id metering.InstanceID) error {
 }
 
 // Watch implements agent.Hypervisor.
-func (h *Host) Watch(ctx context.Context, f func(agent.Event)) error {
+func (h *Host) Watch(ctx context.Context, live func(), f func(agent.Event)) error {
 	w := &watcher{f: f, broken: make(chan error, 1)}
 	h.mu.Lock()
 	if h.down != nil {
@@ -296,8 +294,8 @@ func (h *Host) Watch(ctx context.Context, f func(agent.Event)) error {
 		return h.down
 	}
 	h.watchers[w] = true
-	h.watched.Broadcast()
 	h.mu.Unlock()
+	live()
 	defer func() {
 		h.mu.Lock()
 		delete(h.watchers, w)

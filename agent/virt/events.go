@@ -30,7 +30,7 @@ type lifecycle struct {
 
 // Watch calls f, from one goroutine, for every change of a domain until ctx ends
 // or the connection breaks; then it returns why.
-func (h *Hypervisor) Watch(ctx context.Context, f func(agent.Event)) error {
+func (h *Hypervisor) Watch(ctx context.Context, live func(), f func(agent.Event)) error {
 	conn, err := dialUntil(ctx, h.cfg.URI)
 	if err != nil {
 		return fmt.Errorf("watch domains: %w", err)
@@ -65,6 +65,7 @@ func (h *Hypervisor) Watch(ctx context.Context, f func(agent.Event)) error {
 		return fmt.Errorf("watch domains: %w", err)
 	}
 	defer conn.DomainEventDeregister(callback)
+	live()
 	arriving := map[metering.InstanceID]bool{} // migrating in or being restored, and not yet running here
 	for {
 		select {

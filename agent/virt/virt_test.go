@@ -69,15 +69,20 @@ func (b *bench) watch(t *testing.T) (ended chan error) {
 	ended = make(chan error, 1)
 	done := make(chan struct{})
 	t.Cleanup(func() { cancel(); <-done })
+	live := make(chan struct{})
 	go func() {
 		defer close(done)
-		ended <- b.Watch(ctx, func(e agent.Event) {
+		ended <- b.Watch(ctx, func() { close(live) }, func(e agent.Event) {
 			b.mu.Lock()
 			defer b.mu.Unlock()
 			b.events = append(b.events, e)
 		})
 	}()
-	time.Sleep(50 * time.Millisecond) // until it is registered; a lost event fails the test that waits for it
+	select {
+	case <-live:
+	case err := <-ended:
+		t.Fatalf("watch: %v", err)
+	}
 	return ended
 }
 
