@@ -164,11 +164,10 @@ func (c *chaos) newHost(n int) *chaosHost {
 			c.t.Logf("the agent of %s said at last:\n%s", h.name, said[max(0, len(said)-20_000):])
 		}
 	})
-	c.eventually(h.name+" has joined", 30*time.Second, func() error {
-		identity, err := h.identity()
-		h.id = identity.Host
-		return err
-	})
+	c.eventually(h.name+" has joined", 30*time.Second, h.remembers)
+	identity, err := h.identity()
+	c.must(err)
+	h.id = identity.Host
 	return h
 }
 
@@ -227,13 +226,28 @@ func (h *chaosHost) unwatched(from, to int64) bool {
 	return slices.ContainsFunc(h.outages, func(o outage) bool { return o.from <= to && from <= o.to })
 }
 
-// forgot reports whether an agent had lost its state by to, and an agent may not have
-// watched at some time since from: what it does not know then waits for the control plane's memory.
+// forgot reports whether a part of a time lies in an outage with a loss of state: what the
+// agent does not know then waits for the control plane's memory.
 func (h *chaosHost) forgot(from, to int64) bool {
 	h.notes.Lock()
-	lost := len(h.losses) > 0 && h.losses[0] < to
-	h.notes.Unlock()
-	return lost && h.unwatched(from, to)
+	defer h.notes.Unlock()
+	return slices.ContainsFunc(h.outages, func(o outage) bool {
+		return o.from <= to && from <= o.to &&
+			slices.ContainsFunc(h.losses, func(ms int64) bool { return o.from <= ms && ms <= o.to })
+	})
+}
+
+// remembers says why the next agent would have to ask the control plane what ran before it.
+func (h *chaosHost) remembers() error {
+	text, err := os.ReadFile(h.file("meter.json"))
+	var state struct{ Lost bool }
+	if err = errors.Join(err, json.Unmarshal(text, &state)); err != nil {
+		return err
+	}
+	if state.Lost {
+		return errors.New("its state is not whole yet")
+	}
+	return nil
 }
 
 // looked waits until the agent has got so many samples more; what happened before
@@ -275,9 +289,6 @@ func (h *chaosHost) kill(away time.Duration, spoolBytes int64) bool {
 	})
 }
 
-// continued is what the agent's log says of each epoch that it goes on with after its state was lost.
-const continued = "epoch continued from the control plane's memory"
-
 // loseState kills the agent and takes its memory away. What waits in the spool
 // is gone with it, so it is let go first; the host's identity stays.
 func (h *chaosHost) loseState(f fault) bool {
@@ -295,16 +306,8 @@ func (h *chaosHost) loseState(f fault) bool {
 			err = errors.Join(err, os.Remove(file))
 		}
 		time.Sleep(f.length)
-		said := h.said(continued)
-		if err = errors.Join(err, h.launch(0)); err != nil {
-			return false
-		}
-		return len(h.open()) == 0 || await(time.Minute, func() error {
-			if h.said(continued) == said {
-				return errors.New("it has not heard the control plane")
-			}
-			return nil
-		})
+		err = errors.Join(err, h.launch(0))
+		return err == nil && await(time.Minute, h.remembers)
 	})
 }
 

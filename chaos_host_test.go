@@ -171,12 +171,15 @@ func handle[In, Out any](mux *http.ServeMux, path string, f func(context.Context
 // serveEvents writes events, one JSON value each, until the agent is gone or the
 // hypervisor's daemon is.
 func (m *machine) serveEvents(w http.ResponseWriter, r *http.Request) {
-	m.watching.Add(1)
-	defer m.watching.Add(-1)
-	w.(http.Flusher).Flush()
 	var mu sync.Mutex
-	over := false // an event may come in while Watch ends
-	m.Watch(r.Context(), func(e agent.Event) {
+	live, over := false, false // an event may come in while Watch ends
+	err := m.Watch(r.Context(), func() {
+		mu.Lock()
+		defer mu.Unlock()
+		live = true
+		m.watching.Add(1)
+		w.(http.Flusher).Flush()
+	}, func(e agent.Event) {
 		mu.Lock()
 		defer mu.Unlock()
 		if over {
@@ -188,6 +191,11 @@ func (m *machine) serveEvents(w http.ResponseWriter, r *http.Request) {
 	mu.Lock()
 	defer mu.Unlock()
 	over = true
+	if !live {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	m.watching.Add(-1)
 }
 
 // remote is the machine as its agent's process sees it: an agent.Hypervisor.
@@ -283,12 +291,16 @@ func (r *remote) Delete(ctx context.Context, id metering.InstanceID) error {
 	return err
 }
 
-func (r *remote) Watch(ctx context.Context, f func(agent.Event)) error {
+func (r *remote) Watch(ctx context.Context, live func(), f func(agent.Event)) error {
 	resp, err := r.post(ctx, "/watch", struct{}{})
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return agenttest.ErrDown
+	}
+	live()
 	for events := json.NewDecoder(resp.Body); ; {
 		var e timed[agent.Event]
 		if err := events.Decode(&e); err != nil {

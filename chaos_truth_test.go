@@ -18,7 +18,8 @@ import (
 //
 //   - running, paused, vCPU and memory time are the truth's;
 //   - CPU time and what disks and networks counted are what one call of Sample
-//     showed, all of them the same call, no later than the instant;
+//     showed, all of them the same call, no later than the instant, unless that call
+//     overtook the event of a change of state: then time waits for the event;
 //   - used memory is the truth's from the first sample on, before which nobody
 //     knows it;
 //   - bridged time grows only where no agent watched, and never by more than running;
@@ -377,10 +378,17 @@ func (w *walk) checkTimes(r metering.Reading) {
 	}
 }
 
+// eventLate is for how long an agent waits for the event of what a sample has shown.
+const eventLate = 2 * time.Second
+
 // checkCounters looks for the latest sample that showed what the reading says.
 func (w *walk) checkCounters(r metering.Reading) {
 	found, want := -1, only(counted, r.Registers)
-	for i := max(0, w.look); i < len(w.truth.Looks) && w.truth.Looks[i].At.Mono.Milliseconds() <= w.ms; i++ {
+	for i := max(0, w.look); i < len(w.truth.Looks); i++ {
+		at := w.truth.Looks[i].At.Mono.Milliseconds()
+		if overtook := at <= w.ms+eventLate.Milliseconds() && w.truth.Turned(w.ms, at); at > w.ms && !overtook {
+			break
+		}
 		if w.truth.Looks[i].Counters == want {
 			found = i
 		}
