@@ -161,7 +161,7 @@ func (c *chaos) newHost(n int) *chaosHost {
 		h.end()
 		if c.t.Failed() {
 			said, _ := os.ReadFile(h.log)
-			c.t.Logf("the agent of %s said at last:\n%s", h.name, said[max(0, len(said)-20_000):])
+			c.t.Logf("the agent of %s said at last:\n%s", h.name, said[max(0, len(said)-100_000):])
 		}
 	})
 	c.eventually(h.name+" has joined", 30*time.Second, h.remembers)

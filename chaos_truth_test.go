@@ -23,7 +23,8 @@ import (
 //   - used memory is the truth's from the first sample on, before which nobody
 //     knows it;
 //   - bridged time grows only where no agent watched, and never by more than running;
-//   - the stamp is what the host's wall clock showed, right or wrong.
+//   - the stamp is what the host's wall clock showed, right or wrong; thinning gives the
+//     last reading of a slot the latest stamp in it, also when the clock was set back since.
 //
 // Time that is given away by rule, and is subtracted from the truth exactly:
 //
@@ -133,12 +134,27 @@ func (w *walk) follow(l life, before *walk) {
 	slices.SortFunc(l.readings, func(a, b metering.Reading) int {
 		return cmp.Or(cmp.Compare(lived(a.Registers), lived(b.Registers)), slices.Compare(a.Registers[:], b.Registers[:]))
 	})
-	for _, r := range l.readings {
+	for i, r := range l.readings {
 		if w.next(r); len(w.short)+len(w.over) > 0 {
+			w.around(l.readings, i)
 			return
 		}
 	}
 	w.end()
+}
+
+// around adds the readings around the i-th to what was said.
+func (w *walk) around(readings []metering.Reading, i int) {
+	text := "; readings around it:"
+	for _, r := range readings[max(0, i-4):min(len(readings), i+4)] {
+		text += fmt.Sprintf(" %s running %d paused %d bridged %d,", r.At.Format("15:04:05.000"),
+			r.Registers[metering.RunningMS], r.Registers[metering.PausedMS], r.Registers[metering.BridgedMS])
+	}
+	for _, said := range []*[]string{&w.short, &w.over} {
+		for j := range *said {
+			(*said)[j] += text
+		}
+	}
 }
 
 func (w *walk) say(to *[]string, format string, args ...any) {
@@ -355,8 +371,12 @@ func (w *walk) timely(r metering.Reading) bool {
 }
 
 // stamped reports whether a reading at w.ms bears a time that the host's wall clock may have shown
-// then. Both are cut to milliseconds, each by itself.
+// then, or that of an earlier reading from before the clock was set back, with which it was thinned.
+// Both are cut to milliseconds, each by itself.
 func (w *walk) stamped(r metering.Reading) bool {
+	if r.At.Equal(w.latest) {
+		return true
+	}
 	right := w.h.machine.epoch.Add(time.Duration(w.ms) * time.Millisecond)
 	return slices.ContainsFunc(w.h.machine.offsets(), func(offset time.Duration) bool {
 		return r.At.Sub(right.Add(offset)).Abs() <= time.Millisecond
