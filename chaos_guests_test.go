@@ -219,12 +219,19 @@ func (g *guests) pidFile(i *guest) string {
 	return filepath.Join(g.dir, "libvirt", "run", "qemu", string(i.id)+".pid")
 }
 
-// killFile kills the process that a file names, and waits until it is gone.
-func (g *guests) killFile(file string) {
-	g.t.Helper()
+// pidIn is the process that a file names.
+func pidIn(file string) (int, error) {
 	text, err := os.ReadFile(file)
-	g.must(err)
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(string(text)))
+}
+
+// killFile kills the process that a file names, and waits until it is gone.
+func (g *guests) killFile(file string) (pid int) {
+	g.t.Helper()
+	pid, err := pidIn(file)
 	g.must(err)
 	g.kill(pid)
 	g.eventually("process "+strconv.Itoa(pid)+" is gone", 10*time.Second, func() error {
@@ -233,23 +240,24 @@ func (g *guests) killFile(file string) {
 		}
 		return nil
 	})
+	return pid
 }
 
 // killQEMU kills a guest's process and waits for the next one.
 func (g *guests) killQEMU(i *guest) {
 	g.t.Helper()
 	before := time.Now()
-	g.killFile(g.pidFile(i))
+	killed := g.killFile(g.pidFile(i))
 	gone := time.Now()
 	i.least = append(i.least, before.Sub(i.seen))
 	i.most = append(i.most, gone.Sub(i.ordered))
 	i.ordered = before
 	g.eventually("it came back", 2*time.Minute, func() error {
-		text, err := os.ReadFile(g.pidFile(i))
-		if err != nil || len(text) == 0 {
-			return fmt.Errorf("no process: %w", err)
+		pid, err := pidIn(g.pidFile(i))
+		if err == nil && pid == killed {
+			err = errors.New("libvirtd has not seen it killed")
 		}
-		return nil
+		return err
 	})
 	g.awaitRunning(i)
 }
