@@ -89,6 +89,7 @@ func newGuests(t *testing.T) *guests {
 	t.Helper()
 	g := &guests{chaos: &chaos{world: newWorld(t)}}
 	g.libvirtd, g.dir = localtest.Start(t)
+	t.Cleanup(func() { g.must(os.RemoveAll(filepath.Join(g.dir, "host"))) }) // the folder of libvirtd stays for the next run
 	g.keepLibvirtd()
 	g.binary = filepath.Join(t.TempDir(), "usance-agent")
 	if out, err := exec.Command("go", "build", "-o", g.binary, "./cmd/usance-agent").CombinedOutput(); err != nil {
