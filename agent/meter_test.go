@@ -590,6 +590,30 @@ func TestStaleSampleOfAGoneProcess(t *testing.T) {
 	b.check(0)
 }
 
+// remembers holds an agent without memory to taking no reading until it hears the control plane, and
+// then going on with the first epoch: by no more than the truth, and by a tick of the process's
+// start less. It returns what is less, and what was bridged.
+func (b *bench) remembers() (under metering.Registers, bridged uint64) {
+	b.t.Helper()
+	b.run(5 * time.Second)
+	received := len(b.readings)
+	b.receive()
+	if len(b.readings) != received {
+		b.t.Fatal("an epoch was opened before the control plane was heard")
+	}
+	b.rig.Known(b.known())
+	b.run(10 * time.Second)
+	b.full()
+	b.receive()
+	truth := b.host.Truths()[0]
+	got, bridged := b.got(truth.Epoch.ID)
+	under = truth.Registers.Sub(got)
+	if over := got.Sub(truth.Registers); !over.IsZero() || under[metering.RunningMS] > 10 {
+		b.t.Errorf("running_ms = %d, want %d, or up to 10 less", got[metering.RunningMS], truth.Registers[metering.RunningMS])
+	}
+	return under, bridged
+}
+
 // A host that lost its state goes on from what the control plane remembers.
 func TestLostState(t *testing.T) {
 	b := newBench(t)
@@ -603,22 +627,7 @@ func TestLostState(t *testing.T) {
 	b.host.StepWall(6 * time.Hour) // bills nobody: the process is not that old
 	b.run(10 * time.Second)
 	b.start()
-	b.run(5 * time.Second)
-	before := len(b.largest)
-	b.receive()
-	if len(b.largest) != before {
-		t.Fatal("an epoch was opened before the control plane was heard")
-	}
-	b.rig.Known(b.known())
-	b.run(10 * time.Second)
-	b.full()
-	b.receive()
-	truth := b.host.Truths()[0]
-	got, bridged := b.got(truth.Epoch.ID)
-	under := truth.Registers.Sub(got)
-	if over := got.Sub(truth.Registers); !over.IsZero() || under[metering.RunningMS] > 10 {
-		t.Errorf("running_ms = %d, want %d, or up to 10 less", got[metering.RunningMS], truth.Registers[metering.RunningMS])
-	}
+	under, bridged := b.remembers()
 	if bridged > 23_000 || bridged < 22_990 {
 		t.Errorf("bridged %d ms, want 23000, or up to 10 less", bridged)
 	}
@@ -686,21 +695,7 @@ func TestMemoryIsNotRegainedWithoutAllProcesses(t *testing.T) {
 	b.kill()
 	b.must(b.host.SetHung(vm, false))
 	b.start()
-	b.run(5 * time.Second)
-	received := len(b.readings)
-	b.receive()
-	if len(b.readings) != received {
-		t.Fatal("an epoch was opened before the control plane was heard")
-	}
-	b.rig.Known(b.known())
-	b.run(10 * time.Second)
-	b.full()
-	b.receive()
-	truth := b.host.Truths()[0]
-	got, _ := b.got(truth.Epoch.ID)
-	if under := truth.Registers.Sub(got); !got.Sub(truth.Registers).IsZero() || under[metering.RunningMS] > 10 {
-		t.Errorf("running_ms = %d, want %d, or up to 10 less", got[metering.RunningMS], truth.Registers[metering.RunningMS])
-	}
+	b.remembers()
 }
 
 // A sample that was read before anybody watched does not tell that the domain still runs.
