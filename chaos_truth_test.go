@@ -263,15 +263,15 @@ func (w *walk) next(r metering.Reading) {
 }
 
 // fill compares the first reading of an epoch that began with an unwatched resize: it stands at a
-// sample, and has what passed since the epoch before ended.
+// sample, or later where a full spool refused that one, and has what passed since the epoch before ended.
 func (w *walk) fill(r metering.Reading) {
-	i := lookStamped(w.truth, r.At)
-	if i < 0 {
-		w.say(&w.short, "nobody saw its process resized, and its first reading of %s is no sample", r.At)
+	before := w.last.Registers
+	if i := lookStamped(w.truth, r.At); i >= 0 {
+		w.ms = w.truth.Looks[i].At.Mono.Milliseconds()
+	} else if w.ms += lived(r.Registers) - lived(before); !w.stamped(r) {
+		w.say(&w.short, "nobody saw its process resized, and its first reading of %s is neither a sample nor of %d ms", r.At, w.ms)
 		return
 	}
-	look, before := w.truth.Looks[i], w.last.Registers
-	w.ms = look.At.Mono.Milliseconds()
 	then, now := w.gap.truth.TimesAt(w.gap.ms), w.truth.TimesAt(w.ms)
 	forgot := slices.ContainsFunc(w.h.losses, func(ms int64) bool { return w.gap.ms <= ms && ms < w.ms })
 	for _, register := range []metering.Register{metering.RunningMS, metering.PausedMS} {
@@ -284,7 +284,8 @@ func (w *walk) fill(r metering.Reading) {
 	}
 	ran := r.Registers[metering.RunningMS] - before[metering.RunningMS]
 	for _, register := range []metering.Register{metering.VCPUMS, metering.MemoryMiBMS} {
-		if got := r.Registers[register] - before[register]; ran > 0 && got != ran*w.perMS(register, look) {
+		got, perMS := r.Registers[register]-before[register], w.perMS(register, w.ms)
+		if ran > 0 && perMS > 0 && got != ran*perMS { // 0 if it was paused since
 			w.say(&w.over, "%s grew by %d in %d ms over an unwatched resize", register, got, ran)
 		}
 	}
@@ -321,8 +322,9 @@ func (w *walk) continued(r metering.Reading) bool {
 		for _, register := range []metering.Register{metering.RunningMS, metering.BridgedMS} {
 			want[register] += uint64(gap)
 		}
-		want[metering.VCPUMS] += uint64(gap) * w.perMS(metering.VCPUMS, look)
-		want[metering.MemoryMiBMS] += uint64(gap) * w.perMS(metering.MemoryMiBMS, look)
+		for _, register := range []metering.Register{metering.VCPUMS, metering.MemoryMiBMS} {
+			want[register] += uint64(gap) * w.perMS(register, look.At.Mono.Milliseconds())
+		}
 	}
 	if only(timely, want) != only(timely, r.Registers) || want[metering.BridgedMS] != r.Registers[metering.BridgedMS] {
 		return false
@@ -339,9 +341,8 @@ func (w *walk) continued(r metering.Reading) bool {
 	return true
 }
 
-// perMS is what a register of a running domain grows by in the millisecond after a look.
-func (w *walk) perMS(register metering.Register, look agenttest.Look) uint64 {
-	ms := look.At.Mono.Milliseconds()
+// perMS is what a register grows by in the millisecond after an instant.
+func (w *walk) perMS(register metering.Register, ms int64) uint64 {
 	return w.truth.TimesAt(ms + 1)[register] - w.truth.TimesAt(ms)[register]
 }
 
