@@ -721,6 +721,31 @@ func TestSampleFromBeforeWatching(t *testing.T) {
 	}
 }
 
+// A domain that stood still while its agent waited for the control plane has not run all that time.
+func TestResumedBeforeItWasRemembered(t *testing.T) {
+	b := newBench(t)
+	b.boot(1)
+	b.run(10 * time.Second)
+	b.must(b.host.Pause(vm))
+	b.receive()
+	b.kill()
+	b.must(os.RemoveAll(b.dir))
+	b.host.Advance(3 * time.Second)
+	b.start()
+	b.host.Advance(2 * time.Second)
+	b.must(b.host.Resume(vm))
+	b.host.Advance(time.Second)
+	b.rig.Known(b.known())
+	b.run(10 * time.Second)
+	b.full()
+	b.receive()
+	got, bridged := b.got(b.host.Truths()[0].Epoch.ID)
+	if got[metering.RunningMS] != 20_000 || got[metering.PausedMS] > 6_000 || got[metering.PausedMS] < 5_990 || bridged != 0 {
+		t.Errorf("running %d, paused %d, bridged %d ms; want 20000, 6000 or up to 10 less, 0",
+			got[metering.RunningMS], got[metering.PausedMS], bridged)
+	}
+}
+
 func TestUnusableStateFileIsPutAside(t *testing.T) {
 	b := newBench(t)
 	b.boot(1)
