@@ -61,7 +61,8 @@ type flaws struct {
 	unread    bool // its counters could not be read for a while
 	hung      bool // its QEMU does not answer
 
-	vcpus uint64 // what it was resized to
+	vcpus     uint64 // what it was resized to
+	forgotten uint64 // for how long it stood still, ms, without a reading that reached the control plane before the state was lost
 }
 
 func (h *history) flaw(id metering.InstanceID) *flaws {
@@ -223,13 +224,17 @@ func (h *history) hear() {
 }
 
 // forgot notes what an agent that forgot everything cannot know: time before a
-// wall clock's step, and what the lost spool held.
+// wall clock's step, and what the lost spool held, also that a domain stood still.
 func (h *history) forgot() {
 	for _, t := range h.host.Truths() {
 		if h.flaws[t.Epoch.ID] == nil {
 			h.flaws[t.Epoch.ID] = &flaws{}
 		}
-		h.flaws[t.Epoch.ID].unseen = true
+		f := h.flaws[t.Epoch.ID]
+		f.unseen = true
+		if stood, told := t.Registers[metering.PausedMS], h.largest[t.Epoch.ID].Registers[metering.PausedMS]; stood > told {
+			f.forgotten += stood - told
+		}
 	}
 }
 
@@ -286,6 +291,9 @@ func (h *history) check() {
 			over[metering.PausedMS] = 0 // time of which the state is not known counts as paused
 			if got[metering.VCPUMS] <= got[metering.RunningMS]*f.vcpus {
 				over[metering.VCPUMS] = 0 // time of which the size is not known counts as after the resize
+			}
+			for r, perMS := range map[metering.Register]uint64{metering.RunningMS: 1, metering.VCPUMS: max(2, f.vcpus), metering.MemoryMiBMS: 1024} {
+				over[r] -= min(over[r], f.forgotten*perMS)
 			}
 		}
 		if !over.IsZero() {
