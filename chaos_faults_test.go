@@ -323,6 +323,9 @@ const tinySpool = 2 << 10
 // fullSpool is what the agent's log says of a round that was refused.
 const fullSpool = "the spool is full: "
 
+// thinnedSpool is what it says of readings that it gave up for room.
+const thinnedSpool = "the spool is full and was thinned"
+
 // busiest is the host on which the most domains run.
 func (c *chaos) busiest() *chaosHost {
 	return slices.MaxFunc(c.hosts, func(a, b *chaosHost) int { return cmp.Compare(len(a.open()), len(b.open())) })

@@ -375,13 +375,10 @@ func (w *walk) timely(r metering.Reading) bool {
 // then, or that of an earlier reading from before the clock was set back, with which it was thinned.
 // Both are cut to milliseconds, each by itself.
 func (w *walk) stamped(r metering.Reading) bool {
-	if r.At.Equal(w.latest) {
-		return true
-	}
 	right := w.h.machine.epoch.Add(time.Duration(w.ms) * time.Millisecond)
 	return slices.ContainsFunc(w.h.machine.offsets(), func(offset time.Duration) bool {
 		return r.At.Sub(right.Add(offset)).Abs() <= time.Millisecond
-	})
+	}) || r.At.Equal(w.latest) && w.h.said(thinnedSpool) > 0
 }
 
 func (w *walk) checkTimes(r metering.Reading) {

@@ -38,7 +38,7 @@ import (
 type journal struct {
 	path  string // of the state file
 	spool *spool.Spool
-	lost  bool // what the state file says of it, or its absence
+	whole bool // the state file says that nothing is lost
 }
 
 // state is the file's content.
@@ -60,7 +60,7 @@ const stateVersion = 1
 func (j *journal) load(m *meter, log *slog.Logger) error {
 	text, err := os.ReadFile(j.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		m.lost, j.lost = true, true
+		m.lost = true
 		return nil
 	}
 	if err != nil {
@@ -70,12 +70,12 @@ func (j *journal) load(m *meter, log *slog.Logger) error {
 	if err := json.Unmarshal(text, &s); err != nil || s.Version != stateVersion {
 		log.Error("the meter's state cannot be used; asking the control plane instead",
 			"file", j.path, "version", s.Version, "err", err)
-		m.lost, j.lost = true, true
+		m.lost = true
 		return os.Rename(j.path, j.path+".bad")
 	}
 	m.ended = s.Ended
 	m.lost = s.Lost && s.Boot == m.boot
-	j.lost = m.lost
+	j.whole = !m.lost
 	for _, d := range s.Open {
 		if s.Boot != m.boot { // no process outlives its host's boot
 			m.ended = append(m.ended, d)
@@ -98,13 +98,13 @@ func (j *journal) commit(m *meter) error {
 	}
 	batch := m.batch
 	m.batch = metering.Batch{}
-	if len(batch.Readings) == 0 && m.lost == j.lost {
+	if len(batch.Readings) == 0 && (m.lost || j.whole) {
 		return nil
 	}
 	if err := j.write(m); err != nil {
 		return fmt.Errorf("keep the meter's state: %w", err)
 	}
-	j.lost = m.lost
+	j.whole = !m.lost
 	if len(batch.Readings) == 0 {
 		return nil
 	}

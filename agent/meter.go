@@ -223,7 +223,8 @@ func (m *meter) open(at Instant, s Sample, p process) *domain {
 // not. The registers start at the largest reading; what the counters showed then
 // is in it (Floor). The same process ran at that reading and runs now: the time between
 // counts as running that nobody watched, but never more than the process is old
-// by the monotonic clock, whatever the wall clock says. (A process's start is
+// by the monotonic clock, whatever the wall clock says; as paused, if it was seen to
+// stand still since. (A process's start is
 // told by a clock that runs on while the host sleeps; on a host that slept before
 // that start its age comes out too small, and less is billed.)
 func (m *meter) adopt(at Instant, s Sample, p process) *domain {
@@ -355,11 +356,14 @@ func (m *meter) listed(list []Domain) (closed bool) {
 	return closed
 }
 
+// recalling reports whether the control plane was heard and not all that runs is known yet.
+func (m *meter) recalling() bool { return m.lost && m.heard }
+
 // recall ends the loss of memory: the control plane was heard, and every process
 // that the hypervisor's list has runs under an open epoch, or ended meanwhile. One
 // that begins from now on nobody can remember. It reports whether that is so.
 func (m *meter) recall(list []Domain) bool {
-	if !m.lost || !m.heard {
+	if !m.recalling() {
 		return false
 	}
 	for _, l := range list {

@@ -210,7 +210,7 @@ func (r *recorder) begin(ctx context.Context) {
 	}
 	r.sampling, r.again = true, false
 	r.served, r.waiting = r.waiting, nil
-	list := r.list || r.meter.lost && r.meter.heard
+	list := r.list || r.meter.recalling()
 	r.list = false
 	go func() {
 		ctx, cancel := context.WithTimeout(ctx, sampleTimeout)

@@ -28,8 +28,9 @@ type lifecycle struct {
 	detail int
 }
 
-// Watch calls f, from one goroutine, for every change of a domain until ctx ends
-// or the connection breaks; then it returns why.
+// Watch calls live once its callback is registered, and then f, from one goroutine,
+// for every change of a domain until ctx ends or the connection breaks; then it
+// returns why.
 func (h *Hypervisor) Watch(ctx context.Context, live func(), f func(agent.Event)) error {
 	conn, err := dialUntil(ctx, h.cfg.URI)
 	if err != nil {
