@@ -233,7 +233,7 @@ func (h *history) forgot() {
 		f := h.flaws[t.Epoch.ID]
 		f.unseen = true
 		if stood, told := t.Registers[metering.PausedMS], h.largest[t.Epoch.ID].Registers[metering.PausedMS]; stood > told {
-			f.forgotten += stood - told
+			f.forgotten = max(f.forgotten, stood-told)
 		}
 	}
 }
